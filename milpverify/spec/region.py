@@ -1,0 +1,283 @@
+"""What every input region is: a bounding box, optionally a norm ball in it, optionally linear cuts A x <= b.
+
+    { x : exact_lower <= x <= exact_upper }  and  { ||x - center|| <= eps }  and  { A x <= b }
+
+Coordinates are flat float64 vectors of length n, in C order of the network's input. Membership is decided in exact
+rational arithmetic; everything computed in float64 is rounded in the safe direction, or says that it is not.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from milpverify.errors import RegionError
+from milpverify.network.arrays import array_namespace
+from milpverify.spec.cuts import NO_CUTS, Cuts
+from milpverify.spec.rounding import finite_fractions
+from milpverify.spec.rows import RegionRows
+from milpverify.spec.support import as_float64, box_estimate, like, rounded
+
+if TYPE_CHECKING:
+    from milpverify.network.operators import Array
+
+PULLS = 40  # rounds of alternating projection between the cuts and the rest, for each depth
+PULL_DEPTHS = (0.0, *(2.0**-k for k in (40, 30, 20, 14, 10, 8, 6)))  # behind the cuts, in shares of their range
+
+R = TypeVar("R", bound="Region")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Region(ABC):
+    """A non-empty, bounded, convex set of inputs; the arrays are read-only float64 of shape (n,).
+
+    Attributes:
+        lower, upper: The bounding box, rounded outward: the exact set lies in it.
+        inner_lower, inner_upper: The same box rounded inward: a float64 point lies in the exact box iff it lies
+            between these. Where no float does (a decimal lb = ub), inner_lower > inner_upper.
+        center: A ball's given centre (outside the region if the clip excludes it); of a box, its midpoint.
+        cuts: Rows A x <= b that hold as well.
+    """
+
+    lower: np.ndarray = field(init=False)
+    upper: np.ndarray = field(init=False)
+    inner_lower: np.ndarray = field(init=False)
+    inner_upper: np.ndarray = field(init=False)
+    center: np.ndarray = field(init=False)
+    cuts: Cuts = field(default=NO_CUTS, kw_only=True)
+
+    def __repr__(self) -> str:
+        cuts = f", cuts={self.cuts.n_rows}" if self.cuts.n_rows else ""
+        return f"{type(self).__name__}(dimension={self.dimension}{cuts})"
+
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates n."""
+        return len(self.lower)
+
+    @property
+    def is_box(self) -> bool:
+        """Whether the region is its bounding box and nothing cuts it further."""
+        return False
+
+    @cached_property
+    def exact_lower(self) -> tuple[Fraction, ...]:
+        """The exact lower bounds of the box (of a ball: of its bounding box within the clip)."""
+        return finite_fractions(self.lower)
+
+    @cached_property
+    def exact_upper(self) -> tuple[Fraction, ...]:
+        """The exact upper bounds of the box (of a ball: of its bounding box within the clip)."""
+        return finite_fractions(self.upper)
+
+    def with_cuts(self: R, A: Any, b: Any) -> R:
+        """The points of this region with A x <= b as well.
+
+        Args:
+            A: Rows, shape (m, n) or (n,), taken as the exact values of its floats.
+            b: Right-hand sides, shape (m,) or a number.
+
+        Raises:
+            RegionError: If the shapes do not fit, a number is not finite, or no point is left. Emptiness is found
+                out by bounds of one row at a time; an empty region that hides from them makes every LP infeasible.
+        """
+        return replace(self, cuts=self.cuts.extended(A, b, self.dimension))
+
+    def contains(self, x: Any) -> bool:
+        """Whether a point lies in the region. Exact: decided in rationals wherever float64 is not sure.
+
+        Args:
+            x: n floats or Fractions, any shape; integers count as themselves.
+
+        Raises:
+            RegionError: If there are not n of them.
+        """
+        point = np.asarray(x).reshape(-1)
+        if len(point) != self.dimension:
+            raise RegionError(
+                f"{type(self).__name__}.contains: {len(point)} coordinates came, the region has {self.dimension}. "
+                "Pass one point at a time."
+            )
+        if point.dtype.kind != "f" or point.dtype.itemsize > 8:
+            return self._contains_fractions(point.tolist())
+        point = point.astype(np.float64)
+        inside = (self.inner_lower <= point) & (point <= self.inner_upper)
+        return bool(inside.all()) and self._in_ball(point) and self.cuts.hold(point)
+
+    def _contains_fractions(self, values: list[Any]) -> bool:
+        try:
+            point = [Fraction(value) for value in values]
+        except (ValueError, OverflowError):  # NaN or infinite
+            return False
+        bounds = zip(self.exact_lower, point, self.exact_upper, strict=True)
+        return all(l <= p <= u for l, p, u in bounds) and self._in_ball_exact(point) and self.cuts.hold_exact(point)
+
+    def project(self, x: Any) -> np.ndarray:
+        """A float64 point near x in the region; `contains` says True for it. Floating, rounded inward.
+
+        In norm balls it is the Euclidean projection, drawn towards the centre until float64 is sure. Two exceptions,
+        where the result may lie outside: a coordinate whose bounds have no float between them becomes the nearest
+        float; linear cuts are met by alternating projection, a best effort that a thin set can defeat.
+
+        Args:
+            x: Shape (..., n); NaN counts as the anchor's coordinate, infinity as the box's bound.
+
+        Returns:
+            A new array of shape (..., n).
+
+        Raises:
+            RegionError: If the last axis does not have length n.
+        """
+        points = np.asarray(x, dtype=np.float64)
+        if points.ndim == 0 or points.shape[-1] != self.dimension:
+            raise RegionError(
+                f"{type(self).__name__}.project: shape {points.shape} came, expected (..., {self.dimension}). "
+                "Flatten each point."
+            )
+        flat = points.reshape(-1, self.dimension)
+        flat = np.where(np.isnan(flat), self.anchor, flat)
+        moved = self._project(np.where(np.isinf(flat), self._into_box(flat), flat))
+        if self.cuts.n_rows:
+            self._alternate(moved)
+        return moved.reshape(points.shape)
+
+    def _alternate(self, points: np.ndarray) -> None:
+        """Move points, in place, to and fro between the cuts and the rest until they meet both.
+
+        The first rounds aim at the cuts themselves, later ones deeper and deeper behind them: alternating projection
+        nears a corner of the region from outside, and without that would never arrive.
+        """
+        outside = np.arange(len(points))
+        reach = np.abs(self.cuts.A) @ (self.upper - self.lower)
+        for depth in PULL_DEPTHS:
+            for _ in range(PULLS):
+                outside = np.array([i for i in outside if not self.contains(points[i])], dtype=int)
+                if not len(outside):
+                    return
+                points[outside] = self._project(self.cuts.pull(points[outside], depth * reach))
+
+    @cached_property
+    def anchor(self) -> np.ndarray:
+        """The float64 point of the box nearest to the centre. Shape (n,); without cuts it lies in the region."""
+        return frozen(self._into_box(self.center))
+
+    def _into_box(self, points: np.ndarray) -> np.ndarray:
+        low, high = self._reach
+        return np.minimum(np.maximum(points, low), high)
+
+    @cached_property
+    def _reach(self) -> tuple[np.ndarray, np.ndarray]:
+        """The floats that projection may use: the inner box, or the float nearest to a box without floats."""
+        hollow = self.inner_lower > self.inner_upper
+        if not hollow.any():
+            return self.inner_lower, self.inner_upper
+        nearest = self.inner_lower.copy()
+        for i in np.flatnonzero(hollow):
+            nearest[i] = float((self.exact_lower[i] + self.exact_upper[i]) / 2)
+        return np.where(hollow, nearest, self.inner_lower), np.where(hollow, nearest, self.inner_upper)
+
+    def minimum(self, lam: Array) -> Array:
+        """Lower bounds of min lam.x over the region, shape (m,). Rounded: never above the exact minimum.
+
+        Tight to rounding, with two exceptions, both valid and looser: cuts are ignored, and so is part of an L2 ball
+        that does no more than touch its clip.
+
+        Args:
+            lam: numpy or torch, shape (m, n), taken as the exact values of its floats.
+        """
+        return self._minimum(as_float64(lam))
+
+    def minimiser(self, lam: Array) -> Array:
+        """Points of the region that nearly attain min lam.x, shape (m, n), in the namespace of lam. Floating.
+
+        They can miss the region by rounding, and cuts are ignored; `project` brings them in.
+
+        Args:
+            lam: numpy or torch, shape (m, n).
+        """
+        return self._minimiser(as_float64(lam))
+
+    def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """n random points, shape (n, dimension): uniform in the box or ball, then projected onto clip and cuts."""
+        return self.project(self._draw(rng, n))
+
+    def linear_rows(self) -> RegionRows:
+        """The region as rows over [x, auxiliary columns], next to x's bounds `lower` and `upper`: here the cuts."""
+        rows, cols = np.nonzero(self.cuts.A)
+        none = np.zeros(0)
+        low, names = np.full(self.cuts.n_rows, -np.inf), [f"cut{i}" for i in range(self.cuts.n_rows)]
+        return RegionRows([], none, none, rows, cols, self.cuts.A[rows, cols], low, self.cuts.b, names, True)
+
+    def _minimum(self, lam: Array) -> Array:
+        return rounded(box_estimate(lam, like(self.lower, lam), like(self.upper, lam)), self.dimension)
+
+    def _minimiser(self, lam: Array) -> Array:
+        xp = array_namespace(lam)
+        lower, upper, center = (like(v, lam) for v in (self.lower, self.upper, self.center))
+        return xp.where(lam > 0, lower, xp.where(lam < 0, upper, center + xp.zeros_like(lam)))
+
+    def _in_ball(self, point: np.ndarray) -> bool:
+        return True
+
+    def _in_ball_exact(self, point: list[Fraction]) -> bool:
+        return True
+
+    def _project(self, points: np.ndarray) -> np.ndarray:
+        """Projection of (m, n) without NaN onto the region without its cuts."""
+        return self._into_box(points)
+
+    @abstractmethod
+    def _draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """n points that `project` turns into samples."""
+
+    def _set(self, **values: object) -> None:
+        """Write fields while the frozen object is being made; arrays become read-only."""
+        for name, value in values.items():
+            object.__setattr__(self, name, frozen(value) if isinstance(value, np.ndarray) else value)
+
+    def _check_cuts(self) -> None:
+        """Refuse a region that a single cut leaves empty."""
+        if not self.cuts.n_rows:
+            return
+        if self.cuts.A.shape[1] != self.dimension:
+            raise RegionError(
+                f"{type(self).__name__}: cuts of {self.cuts.A.shape[1]} coordinates on a region of {self.dimension}. "
+                "Give A one column per input."
+            )
+        least = self._minimum(self.cuts.A)
+        empty = np.flatnonzero(least > self.cuts.b)
+        if len(empty):
+            i = int(empty[0])
+            raise RegionError(
+                f"{type(self).__name__}: empty region: cut {i} asks A x <= {self.cuts.b[i]:.6g}, the least A x in the "
+                f"region is {least[i]:.6g}. Loosen the cut or the region."
+            )
+
+
+def frozen(values: np.ndarray) -> np.ndarray:
+    """The array, read-only."""
+    values.flags.writeable = False
+    return values
+
+
+def flat_vector(values: Any, who: str) -> np.ndarray:
+    """A new flat float64 copy of an array of any shape, in C order.
+
+    Raises:
+        RegionError: If it is empty, not numeric, or has NaN or infinite entries.
+    """
+    try:
+        vector = np.array(values, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise RegionError(f"{who}: expected an array of numbers, got {type(values).__name__} ({error}).") from None
+    if not len(vector):
+        raise RegionError(f"{who}: expected at least one coordinate, got an empty array.")
+    bad = np.flatnonzero(~np.isfinite(vector))
+    if len(bad):
+        raise RegionError(f"{who}: coordinate {bad[0]} is {vector[bad[0]]}. Regions need finite numbers.")
+    return vector
