@@ -1,0 +1,1 @@
+"""Attacks: floating-point searches for witnesses; what they find counts only after exact replay."""

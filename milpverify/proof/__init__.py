@@ -1,0 +1,1 @@
+"""Evidence: verdicts, brackets and witnesses, and their replay in exact arithmetic."""
