@@ -1,0 +1,1 @@
+"""From network to program: big-M mixed-integer programs and their LP relaxations, on the condensed network."""

@@ -1,0 +1,1 @@
+"""How an open case is searched: whole problems given to a mixed-integer solver."""

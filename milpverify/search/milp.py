@@ -1,0 +1,259 @@
+"""A whole (sub)problem to a MIP solver: cut-offs both ways, and every point it returns polished and replayed.
+
+A solver's "optimal" and "infeasible" hold within its tolerances, so what is claimed here is `solver-trusted`, and a
+case holds only if the bound clears `MilpSearch.tolerance`. What is *violated* does not rest on the solver: the point is
+replayed exactly, and where it misses by the solver's tolerance, the LP of its activation pattern moves it inside.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from milpverify.attack.method import centre
+from milpverify.errors import OptionError, SolverError
+from milpverify.formulation.encode import Encoded
+from milpverify.formulation.relu import BigM, ReLUEncoding
+from milpverify.program.highs import Highs
+from milpverify.program.solver import MipProgress, Solution, Solver, Status
+from milpverify.proof.evidence import Witness
+from milpverify.spec.regions import L2Ball, Region
+
+Confirm = Callable[[np.ndarray], "Witness | None"]
+OnMip = Callable[[MipProgress], "bool | None"]
+
+TANGENT_ROUNDS = 50
+LAST_WORD_S = 1.0  # what a small LP may take beyond the time limit, so that a last point is not thrown away
+CONTRADICTION = (
+    "the MILP solver finds no point on an activation pattern that an input of the region has: its tolerances are too "
+    "coarse for these numbers, so its bound is not believed"
+)
+LARGEST_REACH = 1e7  # beyond it float64 loses more than the solvers' absolute tolerances, and bounds mean nothing
+
+
+@dataclass(frozen=True)
+class MilpSearch:
+    """Search by one mixed-integer program per case.
+
+    Attributes:
+        encoding: How relu is written.
+        solver: Who solves it.
+        tolerance: A solver's lower bound of a slack proves "holds" (solver-trusted) only from here up: in units of y,
+            times the largest bound or coefficient where that exceeds 1 (solvers' tolerances are absolute).
+        gap: Exact margins and distances are closed to this difference, in their own unit.
+    """
+
+    encoding: ReLUEncoding = field(default_factory=BigM)
+    solver: Solver = field(default_factory=Highs)
+    tolerance: float = 1e-5
+    gap: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name in ("tolerance", "gap"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise OptionError(f"MilpSearch: {name} must be positive and finite, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True, eq=False)
+class MilpAnswer:
+    """What a search says about one case.
+
+    Attributes:
+        lower: Lower bound of the objective, solver-trusted; -inf if none.
+        holds: Whether that bound clears the tolerance (of `decide`).
+        witness: A confirmed point, or None.
+        timed_out: Whether time ran out before an answer.
+        reason: Why there is no answer, where there is none.
+    """
+
+    lower: float
+    holds: bool = False
+    witness: Witness | None = None
+    timed_out: bool = False
+    reason: str = ""
+
+
+def decide(
+    encoded: Encoded,
+    region: Region,
+    confirm: Confirm,
+    search: MilpSearch,
+    *,
+    time_limit_s: float = math.inf,
+    on_mip: OnMip | None = None,
+) -> MilpAnswer:
+    """Is some slack of the region <= 0? Stops at the first confirmed point, or when nothing lies below the tolerance.
+
+    Args:
+        encoded: A program that minimises the slack.
+        region: Its region, for the tangent cuts of an L2 ball.
+        confirm: Replays a point, exactly.
+        search: Options.
+        time_limit_s: Wall time.
+        on_mip: Told about the solver's progress; returning True stops it.
+    """
+    ends = time.monotonic() + time_limit_s
+    tolerance, unit = search.tolerance * encoded.scale, encoded.unit
+    trusted = encoded.reach <= LARGEST_REACH
+    target: float | None = 0.0
+    incumbent: np.ndarray | None = None
+    for _ in range(TANGENT_ROUNDS):
+        try:
+            solution = search.solver.solve(
+                encoded.program,
+                time_limit_s=max(0.0, ends - time.monotonic()),
+                cutoff=tolerance / unit,
+                target=target,
+                incumbent=incumbent,
+                on_progress=on_mip,
+            )
+        except SolverError:
+            if trusted:
+                raise
+            return MilpAnswer(-math.inf, reason=_too_large(encoded))
+        bound = solution.dual_bound * unit if trusted else -math.inf
+        if trusted and (solution.status in (Status.CUTOFF, Status.INFEASIBLE) or bound >= tolerance):
+            if not admits_a_known_point(encoded, region, search.solver, ends - time.monotonic()):
+                return MilpAnswer(-math.inf, reason=CONTRADICTION)
+            return MilpAnswer(min(bound, tolerance), holds=True)
+        witness, incumbent = replayed(encoded, solution, confirm, search.solver, ends - time.monotonic())
+        if witness is not None:
+            return MilpAnswer(bound, witness=witness)
+        if solution.status in (Status.TIME_LIMIT, Status.INTERRUPTED):
+            return MilpAnswer(bound, timed_out=True, reason=f"the MILP ended by {solution.status.value}")
+        cut = tangent(encoded, region, solution)
+        if cut is not None:
+            encoded, incumbent = cut, None
+        elif target is not None and solution.status is Status.TARGET:
+            target = None  # the first point below zero was none in exact arithmetic: go on to the best one
+        else:
+            break
+    if not trusted:
+        return MilpAnswer(bound, reason=_too_large(encoded))
+    reason = (
+        f"the least slack is within {tolerance:g} of zero as far as the MILP can tell (its bound is "
+        f"{bound:.3g}), and no point of it violates in exact arithmetic"
+    )
+    return MilpAnswer(bound, reason=reason)
+
+
+def minimise(
+    encoded: Encoded,
+    region: Region,
+    confirm: Confirm,
+    search: MilpSearch,
+    *,
+    cutoff: float = math.inf,
+    time_limit_s: float = math.inf,
+    start: np.ndarray | None = None,
+    on_mip: OnMip | None = None,
+) -> MilpAnswer:
+    """The least objective of a program, to `search.gap`; points above `cutoff` are of no interest.
+
+    Args:
+        encoded: A program that minimises a slack or a distance.
+        confirm: Turns a point into a witness; for a slack that need not be <= 0.
+        start: A network input to start from.
+        region, search, time_limit_s, on_mip: As in `decide`.
+
+    Returns:
+        The solver's lower bound (at most the cut-off), and the witness of its best point, if it has one.
+    """
+    ends = time.monotonic() + time_limit_s
+    unit = encoded.unit if encoded.minimises_slack else 1.0
+    trusted = encoded.reach <= LARGEST_REACH
+    solver = _with_gap(search.solver, search.gap / unit)
+    incumbent = None if start is None else encoded.at_input(start)
+    for _ in range(TANGENT_ROUNDS):
+        try:
+            solution = solver.solve(
+                encoded.program,
+                time_limit_s=max(0.0, ends - time.monotonic()),
+                cutoff=None if math.isinf(cutoff) else cutoff / unit,
+                incumbent=incumbent,
+                on_progress=on_mip,
+            )
+        except SolverError:
+            if trusted:
+                raise
+            return MilpAnswer(-math.inf, reason=_too_large(encoded))
+        witness, incumbent = replayed(encoded, solution, confirm, solver, ends - time.monotonic())
+        stopped = solution.status in (Status.TIME_LIMIT, Status.INTERRUPTED)
+        cut = None if stopped else tangent(encoded, region, solution)
+        if cut is None:
+            if not trusted:
+                return MilpAnswer(-math.inf, witness=witness, timed_out=stopped, reason=_too_large(encoded))
+            lower = cutoff if solution.status is Status.INFEASIBLE else min(solution.dual_bound * unit, cutoff)
+            if not admits_a_known_point(encoded, region, solver, ends - time.monotonic()):
+                return MilpAnswer(-math.inf, witness=witness, timed_out=stopped, reason=CONTRADICTION)
+            answered = solution.status in (Status.OPTIMAL, Status.CUTOFF, Status.INFEASIBLE)
+            reason = "" if answered else f"the MILP ended by {solution.status.value}"
+            return MilpAnswer(lower, witness=witness, timed_out=stopped, reason=reason)
+        encoded, incumbent = cut, None
+    reason = f"tangent cuts did not settle in {TANGENT_ROUNDS} rounds"
+    lower = solution.dual_bound * unit if trusted else -math.inf
+    return MilpAnswer(lower, witness=witness, reason=reason)
+
+
+def admits_a_known_point(encoded: Encoded, region: Region, solver: Solver, left_s: float) -> bool:
+    """Whether the solver finds a program feasible on the activation pattern of an input that is surely in the region.
+
+    If not, its tolerances are too coarse for the program's numbers (a narrow interval times a large weight, say), and
+    neither "infeasible" nor a bound of it is worth anything.
+    """
+    try:
+        answer = solver.solve(encoded.at_pattern_of(centre(region)), time_limit_s=max(left_s, LAST_WORD_S))
+    except SolverError:
+        return False
+    return answer.status is not Status.INFEASIBLE
+
+
+def replayed(
+    encoded: Encoded, solution: Solution, confirm: Confirm, solver: Solver, left_s: float
+) -> tuple[Witness | None, np.ndarray | None]:
+    """The witness of a solution, polished if it takes that, and the polished solution as a next starting point."""
+    if solution.x is None:
+        return None, None
+    try:
+        polished = solver.solve(encoded.with_phases(solution.x), time_limit_s=max(min(left_s, 10.0), LAST_WORD_S)).x
+    except SolverError:  # numbers too wild for the LP: the point as it came may still do
+        polished = None
+    points = [x for x in (polished, solution.x) if x is not None]
+    for point in points:
+        witness = confirm(encoded.input(point))
+        if witness is not None:
+            return witness, points[0]
+    return None, points[0]
+
+
+def tangent(encoded: Encoded, region: Region, solution: Solution) -> Encoded | None:
+    """The program with a cut that excludes a solution outside an L2 ball; None where there is nothing to cut."""
+    if not isinstance(region, L2Ball) or solution.x is None:
+        return None
+    x = encoded.input(solution.x)
+    if np.linalg.norm(x - region.center) <= region.eps * (1.0 + 1e-7):
+        return None
+    normal, right = region.tangent_cut(x)
+    keep = np.abs(normal) > 1e-9 * np.abs(normal).max()
+    # Dropped entries are paid for at the far end of the box, so that the cut stays valid.
+    right = right + float((np.abs(normal) * np.maximum(np.abs(region.lower), np.abs(region.upper)))[~keep].sum())
+    name = f"tangent{encoded.program.n_rows}"
+    rows = [(encoded.x[keep], normal[keep][None, :])]
+    return replace(encoded, program=encoded.program.with_rows(rows, -np.inf, right, [name]))
+
+
+def _too_large(encoded: Encoded) -> str:
+    return (
+        f"terms of the MILP come to {encoded.reach:.2g}, where float64 is coarser than a solver's tolerances, so its "
+        "bound is not believed"
+    )
+
+
+def _with_gap(solver: Solver, gap: float) -> Solver:
+    if isinstance(solver, Highs):
+        return replace(solver, mip_gap_abs=gap / 2, mip_gap_rel=0.0)
+    return solver
