@@ -1,0 +1,131 @@
+"""Exact answers about ReLU networks, by bounds and mixed-integer programming.
+
+Names are imported when they are first used, so that `import milpverify` costs nothing and no optional package is
+loaded before it is needed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "errors": "MilpverifyError InputError NetworkError UnsupportedError PropertyError VnnlibError RegionError "
+    "OptionError BoundsError SolverError",
+    "network.graph": "Network Bounds",
+    "network.exact": "forward_exact",
+    "network.from_onnx": "from_onnx",
+    "network.from_torch": "from_torch",
+    "network.normalise": "fold_normalisation",
+    "network.condense": "condense",
+    "spec.regions": "Region Box LinfBall L1Ball L2Ball",
+    "spec.property": "Case Polyhedron Property robustness load_property",
+    "spec.vnnlib": "read_vnnlib",
+    "program.program": "Program ProgramBuilder",
+    "program.solver": "Solver Solution",
+    "program.highs": "Highs",
+    "program.pulp_backend": "Cbc PulpHighs",
+    "bounds.method": "BoundMethod Interval FastLin Crown compute_bounds bound_rows",
+    "attack.fgsm": "Fgsm",
+    "attack.pgd": "Pgd",
+    "proof.evidence": "Verdict Holds Violated Unknown Bracket Grade Witness Replay",
+    "proof.replay": "replay confirm",
+    "formulation.relu": "BigM",
+    "formulation.property_program": "big_m",
+    "search.milp": "MilpSearch",
+    "tasks.verify": "verify Verifier",
+    "tasks.margin": "worst_margin Minimiser",
+    "tasks.epsilon": "minimum_epsilon Radius",
+    "tasks.ranges": "output_range reachable_classes OutputRange ReachableClass",
+    "tasks.detect": "possibly_adversarial Detection",
+    "tasks.progress": "Progress",
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
+
+__all__ = ["__version__", *sorted(_MODULE_OF)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'milpverify' has no attribute {name!r}")
+    value = getattr(import_module(f"milpverify.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
+    from milpverify.attack.fgsm import Fgsm as Fgsm
+    from milpverify.attack.pgd import Pgd as Pgd
+    from milpverify.bounds.method import BoundMethod as BoundMethod
+    from milpverify.bounds.method import Crown as Crown
+    from milpverify.bounds.method import FastLin as FastLin
+    from milpverify.bounds.method import Interval as Interval
+    from milpverify.bounds.method import bound_rows as bound_rows
+    from milpverify.bounds.method import compute_bounds as compute_bounds
+    from milpverify.errors import BoundsError as BoundsError
+    from milpverify.errors import InputError as InputError
+    from milpverify.errors import MilpverifyError as MilpverifyError
+    from milpverify.errors import NetworkError as NetworkError
+    from milpverify.errors import OptionError as OptionError
+    from milpverify.errors import PropertyError as PropertyError
+    from milpverify.errors import RegionError as RegionError
+    from milpverify.errors import SolverError as SolverError
+    from milpverify.errors import UnsupportedError as UnsupportedError
+    from milpverify.errors import VnnlibError as VnnlibError
+    from milpverify.formulation.property_program import big_m as big_m
+    from milpverify.formulation.relu import BigM as BigM
+    from milpverify.network.condense import condense as condense
+    from milpverify.network.exact import forward_exact as forward_exact
+    from milpverify.network.from_onnx import from_onnx as from_onnx
+    from milpverify.network.from_torch import from_torch as from_torch
+    from milpverify.network.graph import Bounds as Bounds
+    from milpverify.network.graph import Network as Network
+    from milpverify.network.normalise import fold_normalisation as fold_normalisation
+    from milpverify.program.highs import Highs as Highs
+    from milpverify.program.program import Program as Program
+    from milpverify.program.program import ProgramBuilder as ProgramBuilder
+    from milpverify.program.pulp_backend import Cbc as Cbc
+    from milpverify.program.pulp_backend import PulpHighs as PulpHighs
+    from milpverify.program.solver import Solution as Solution
+    from milpverify.program.solver import Solver as Solver
+    from milpverify.proof.evidence import Bracket as Bracket
+    from milpverify.proof.evidence import Grade as Grade
+    from milpverify.proof.evidence import Holds as Holds
+    from milpverify.proof.evidence import Replay as Replay
+    from milpverify.proof.evidence import Unknown as Unknown
+    from milpverify.proof.evidence import Verdict as Verdict
+    from milpverify.proof.evidence import Violated as Violated
+    from milpverify.proof.evidence import Witness as Witness
+    from milpverify.proof.replay import confirm as confirm
+    from milpverify.proof.replay import replay as replay
+    from milpverify.search.milp import MilpSearch as MilpSearch
+    from milpverify.spec.property import Case as Case
+    from milpverify.spec.property import Polyhedron as Polyhedron
+    from milpverify.spec.property import Property as Property
+    from milpverify.spec.property import load_property as load_property
+    from milpverify.spec.property import robustness as robustness
+    from milpverify.spec.regions import Box as Box
+    from milpverify.spec.regions import L1Ball as L1Ball
+    from milpverify.spec.regions import L2Ball as L2Ball
+    from milpverify.spec.regions import LinfBall as LinfBall
+    from milpverify.spec.regions import Region as Region
+    from milpverify.spec.vnnlib import read_vnnlib as read_vnnlib
+    from milpverify.tasks.detect import Detection as Detection
+    from milpverify.tasks.detect import possibly_adversarial as possibly_adversarial
+    from milpverify.tasks.epsilon import Radius as Radius
+    from milpverify.tasks.epsilon import minimum_epsilon as minimum_epsilon
+    from milpverify.tasks.margin import Minimiser as Minimiser
+    from milpverify.tasks.margin import worst_margin as worst_margin
+    from milpverify.tasks.progress import Progress as Progress
+    from milpverify.tasks.ranges import OutputRange as OutputRange
+    from milpverify.tasks.ranges import ReachableClass as ReachableClass
+    from milpverify.tasks.ranges import output_range as output_range
+    from milpverify.tasks.ranges import reachable_classes as reachable_classes
+    from milpverify.tasks.verify import Verifier as Verifier
+    from milpverify.tasks.verify import verify as verify

@@ -1,0 +1,42 @@
+"""The public names are a promise: this list changes only on purpose, together with the CHANGELOG."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import milpverify
+
+NAMES = """
+    BigM BoundMethod Bounds BoundsError Box Bracket Case Cbc Crown Detection FastLin Fgsm Grade Highs Holds
+    InputError Interval L1Ball L2Ball LinfBall MilpSearch MilpverifyError Minimiser Network NetworkError OptionError
+    OutputRange Pgd Polyhedron Program ProgramBuilder Progress Property PropertyError PulpHighs Radius ReachableClass
+    Region RegionError Replay Solution Solver SolverError Unknown UnsupportedError Verdict Verifier Violated
+    VnnlibError Witness __version__ big_m bound_rows compute_bounds condense confirm fold_normalisation forward_exact
+    from_onnx from_torch load_property minimum_epsilon output_range possibly_adversarial reachable_classes
+    read_vnnlib replay robustness verify worst_margin
+"""
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(milpverify.__all__) == sorted(NAMES.split())
+
+
+def test_every_public_name_exists() -> None:
+    for name in milpverify.__all__:
+        assert getattr(milpverify, name) is not None
+
+
+def test_importing_the_package_loads_nothing_else() -> None:
+    heavy = ("numpy", "highspy", "torch", "onnx", "pulp")
+    code = f"import sys, milpverify; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_type_checkers_are_told_the_same_names() -> None:
+    source = Path(milpverify.__file__).read_text()
+    told = re.findall(r"^    from milpverify\.\S+ import (\w+) as \1$", source, re.MULTILINE)
+    assert sorted([*told, "__version__"]) == sorted(milpverify.__all__)
