@@ -1,0 +1,214 @@
+"""`margin` and `epsilon`: exact numbers, as brackets that narrow until the time is out."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import TYPE_CHECKING, Any
+
+from milpverify.commands.options import (
+    Commands,
+    add_command,
+    add_network_options,
+    add_region_options,
+    add_search_options,
+    quotient,
+)
+from milpverify.errors import OptionError
+
+if TYPE_CHECKING:
+    from milpverify.attack.pgd import Pgd
+    from milpverify.commands.inputs import Point
+    from milpverify.commands.question import Question
+    from milpverify.proof.evidence import Bracket
+    from milpverify.report.screen import Screen
+    from milpverify.tasks.margin import Minimiser
+
+MARGIN = """\
+The exact worst margin: the least difference between the label's output and any other's over the ball. The input is
+robust if and only if it is > 0. With a property file, the least slack max_i (C_i y - d_i) of its unsafe set, which is
+reached if and only if that is <= 0. The answer is a bracket [proved, witnessed].
+
+examples:
+  milpverify margin net.onnx --input x.npy --label 3 --eps 0.05 --clip 0 1
+  milpverify margin net.onnx --input x.npy --label 3 --eps 0.05 --targets 5,8
+  milpverify margin net.onnx prop.vnnlib --timeout 60 --json
+"""
+
+EPSILON = """\
+The exact minimum epsilon: the distance from the input to the nearest one that is classified wrongly. The answer is a
+bracket [proved, witnessed]. Without --clip, --eps-max says where to stop looking. Norms: linf and l1.
+
+examples:
+  milpverify epsilon net.onnx --input x.npy --label 3 --clip 0 1
+  milpverify epsilon net.onnx --input x.npy --label 3 --norm l1 --eps-max 2 --timeout 60
+"""
+
+
+def register(commands: Commands) -> None:
+    """Add both commands."""
+    ball_or_prop = "NET (PROP | --input FILE --eps EPS)"
+    parser = add_command(commands, "margin", ball_or_prop, "the exact worst margin", MARGIN, run_margin)
+    add_network_options(parser)
+    add_region_options(parser)
+    add_search_options(parser, gap=True)
+
+    summary = "the exact distance to the nearest adversarial example"
+    parser = add_command(commands, "epsilon", "NET --input FILE", summary, EPSILON, run_epsilon)
+    add_network_options(parser)
+    add_region_options(parser, instead="", radius=False)
+    parser.add_argument(
+        "--as-largest", action="store_true", help="a target counts only where it is the largest output of all"
+    )
+    parser.add_argument("--eps-max", "--eps", type=quotient, metavar="EPS", help="look no farther than this")
+    add_search_options(parser, gap=True)
+
+
+def run_margin(args: argparse.Namespace) -> int:
+    """Answer and show."""
+    from milpverify.commands.question import ask, names
+    from milpverify.commands.session import ANSWERED, OPEN, introduce, is_closed, print_answer, screen_for, watched
+    from milpverify.report.words import show_notes
+    from milpverify.tasks.margin import worst_margin
+
+    question = ask(args, names(args, 1, 2, "NET and PROP, or NET with --input and --eps"))
+    screen = screen_for(args)
+    with watched(screen, "margin") as listener:
+        bracket = worst_margin(
+            question.net,
+            question.one_property(),
+            time_limit_s=question.time_left(args),
+            method=minimiser(args),
+            on_progress=listener,
+        )
+    status = ANSWERED if is_closed(bracket, args.gap) else OPEN
+    if args.json:
+        print_answer(args, question, status, bracket.to_dict())
+        return status
+    introduce(screen, question)
+    name = "least slack" if question.point is None else "worst margin"
+    _show_bracket(screen, name, bracket)
+    _conclude(screen, args, question, bracket)
+    show_notes(screen, bracket.approximations)
+    return status
+
+
+def _conclude(screen: Screen, args: argparse.Namespace, question: Question, bracket: Bracket) -> None:
+    """Robust, not robust, or open: a solver's bound must clear its tolerance, as in `verify`."""
+    from milpverify.report.screen import Tone
+
+    words = ("the property holds", "the property is violated") if question.point is None else ("robust", "not robust")
+    if bracket.upper <= 0:
+        screen.say(f"{words[1]}: a witness reaches the unsafe set", Tone.BAD)
+    elif bracket.lower <= 0:
+        screen.say("open: the bracket holds 0", Tone.OPEN)
+    elif bracket.lower >= (needed := _needed(args, question, bracket)):
+        screen.say(f"{words[0]}: no input of the region reaches the unsafe set", Tone.GOOD)
+    else:
+        screen.say(f"open: a MILP solver cannot tell a margin below {needed:g} from 0", Tone.OPEN)
+
+
+def _needed(args: argparse.Namespace, question: Question, bracket: Bracket) -> float:
+    """The least lower side that proves robustness: a solver's tolerance is absolute, so it grows with the neurons."""
+    import numpy as np
+
+    from milpverify.bounds.method import compute_bounds
+    from milpverify.commands.options import bound_method
+    from milpverify.proof.evidence import Grade
+    from milpverify.search.milp import MilpSearch
+
+    if bracket.lower_grade is not Grade.SOLVER_TRUSTED:
+        return 0.0
+    scale = 1.0
+    for cases in question.one_property().groups():
+        region = cases[0].region
+        bounds = compute_bounds(question.net, region, bound_method(args.bounds))
+        sides = (region.lower, region.upper, *bounds.lower, *bounds.upper)
+        scale = max(scale, *(float(np.abs(side).max(initial=0.0)) for side in sides))
+    return MilpSearch().tolerance * scale
+
+
+def run_epsilon(args: argparse.Namespace) -> int:
+    """Answer and show."""
+    from milpverify.commands.inputs import described, read_point
+    from milpverify.commands.options import ball_class, bound_method, search_options
+    from milpverify.commands.question import Question, names
+    from milpverify.commands.session import ANSWERED, OPEN, introduce, is_closed, print_answer, screen_for, watched
+    from milpverify.report.words import show_notes
+    from milpverify.tasks.epsilon import Radius, minimum_epsilon
+
+    [path] = names(args, 1, 1, "NET, with --input")
+    if args.input is None:
+        raise OptionError("epsilon: which input? Give --input FILE.")
+    if args.clip is None and args.eps_max is None:
+        raise OptionError("epsilon: how far to look? Give --clip LOW HIGH, or --eps-max EPS, or both.")
+    net, point = read_point(args, path)
+    facts = {"eps_max": args.eps_max, "as_largest": args.as_largest, **described(args, point)}
+    question = Question(net, path, args.began, None, None, point, facts)
+    screen = screen_for(args)
+    ball: Any = ball_class(args.norm)  # the L2 ball is refused by the task itself, which says why
+    method = Radius(bounds=bound_method(args.bounds), attack=_pgd(args), search=search_options(args))
+    with watched(screen, "epsilon") as listener:
+        bracket = minimum_epsilon(
+            net,
+            point.x,
+            point.label,
+            ball=ball,
+            clip=point.clip,
+            targets=args.targets,
+            as_largest=args.as_largest,
+            eps_max=args.eps_max,
+            time_limit_s=question.time_left(args),
+            method=method,
+            on_progress=listener,
+        )
+    none_so_near = math.isinf(bracket.upper) and bracket.lower >= _reach(args, point)
+    status = ANSWERED if none_so_near or is_closed(bracket, args.gap) else OPEN
+    if args.json:
+        print_answer(args, question, status, bracket.to_dict())
+        return status
+    introduce(screen, question)
+    _show_bracket(screen, f"minimum epsilon ({args.norm})", bracket)
+    if none_so_near:
+        where = "within the clip" if args.eps_max is None else f"nearer than {args.eps_max:g}"
+        screen.say(f"no input {where} is classified otherwise")
+    elif bracket.witness is not None:
+        # Right at the border the label ties, so that argmax would often name the label itself.
+        others = [c for c in range(net.n_outputs) if c != point.label]
+        other = max(others, key=bracket.witness.y.__getitem__)
+        screen.say(f"there class {other} draws level with, or passes, class {point.label}")
+    show_notes(screen, bracket.approximations)
+    return status
+
+
+def _reach(args: argparse.Namespace, point: Point) -> float:
+    """How far the nearest input was to be looked for: --eps-max, else to the farthest corner of the clip."""
+    import numpy as np
+
+    if args.eps_max is not None:
+        return float(args.eps_max)
+    farthest = np.maximum(*(np.abs(np.asarray(side) - point.x) for side in point.clip))
+    return float(farthest.max() if args.norm == "linf" else farthest.sum())
+
+
+def _show_bracket(screen: Screen, name: str, bracket: Bracket) -> None:
+    from milpverify.report.screen import Tone
+    from milpverify.report.words import evidence, interval
+
+    late = " (time ran out)" if bracket.timed_out else ""
+    screen.say(f"{name}: {interval(bracket)}{late}; {bracket.seconds:.2f} s")
+    screen.say(f"  {evidence(bracket)}", Tone.QUIET)
+
+
+def minimiser(args: argparse.Namespace) -> Minimiser:
+    """How minima are found, by the options."""
+    from milpverify.commands.options import bound_method, search_options
+    from milpverify.tasks.margin import Minimiser
+
+    return Minimiser(bounds=bound_method(args.bounds), attack=_pgd(args), search=search_options(args))
+
+
+def _pgd(args: argparse.Namespace) -> Pgd | None:
+    from milpverify.attack.pgd import Pgd
+
+    return None if args.no_attack else Pgd(seed=args.seed)

@@ -1,0 +1,220 @@
+"""Options that several commands share, and the strings they turn into classes.
+
+Nothing heavy is imported here: parsing, `--help` and a mistyped option cost no numpy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+from milpverify.errors import OptionError
+
+if TYPE_CHECKING:
+    from milpverify.bounds.method import BoundMethod
+    from milpverify.program.solver import Solver
+    from milpverify.search.milp import MilpSearch
+    from milpverify.spec.regions import L1Ball, L2Ball, LinfBall
+
+BOUND_NAMES = ("interval", "fastlin", "wong-kolter", "crown")
+NORM_NAMES = ("linf", "l2", "l1")
+SOLVER_NAMES = ("highs", "cbc", "pulp-highs")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, raised instead of printed."""
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(f"{self.prog.removeprefix('milpverify ')}: {message}. See '{self.prog} --help'.")
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+def add_command(
+    commands: Commands, name: str, files: str, summary: str, text: str, run: Callable[[argparse.Namespace], int]
+) -> Parser:
+    """A command `milpverify name files [options]`; `text` is its description and, after "examples:", its examples."""
+    description, _, examples = text.strip().partition("\n\nexamples:\n")
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=f"examples:\n{examples}" if examples else None,
+        usage=f"milpverify {name} {files}{' ' if files else ''}[options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("files", nargs="*", help=argparse.SUPPRESS)
+    parser.set_defaults(run=run, command=name)
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print one JSON object and nothing else (docs/json.md)")
+    group.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="progress; by default live on a terminal, sparse lines on standard error if that is a terminal",
+    )
+    group.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
+    return parser
+
+
+def add_network_options(parser: Parser) -> None:
+    """How NET is read."""
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--check-import",
+        action="store_true",
+        help="compare the network with onnxruntime on sampled inputs first (needs onnxruntime)",
+    )
+
+
+def add_region_options(
+    parser: Parser, *, instead: str = " (instead of PROP)", label: bool = True, radius: bool = True
+) -> None:
+    """An input and the ball around it.
+
+    Args:
+        parser: Where to.
+        instead: What the heading says the options replace.
+        label: Whether the right class matters to the command.
+        radius: Whether --eps is asked for.
+    """
+    parser.set_defaults(unlabelled=not label)
+    group = parser.add_argument_group(f"input and region{instead}")
+    group.add_argument("--input", type=Path, metavar="FILE", help="the input: .npy, .npz, .txt or .csv")
+    group.add_argument("--key", help="name of the array within an .npz file")
+    group.add_argument("--index", type=int, help="which input, if the file holds several (from 0)")
+    if label:
+        group.add_argument("--label", type=int, help="the right class; the predicted one when left out")
+        group.add_argument("--targets", type=whole_numbers, metavar="A,B", help="only these classes count as wrong")
+    else:
+        parser.set_defaults(label=None, targets=None)
+    if radius:
+        group.add_argument(
+            "--eps", type=quotient, help="radius of the ball, e.g. 0.03 or 8/255; units: see --eps-space"
+        )
+    group.add_argument("--norm", choices=NORM_NAMES, default="linf", help="norm of the ball (default: linf)")
+    group.add_argument("--clip", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of valid inputs, e.g. 0 1")
+    group.add_argument("--mean", type=numbers, metavar="M,..", help="the network reads (input - mean) / std")
+    group.add_argument("--std", type=numbers, metavar="S,..", help="the standard deviation that goes with --mean")
+    group.add_argument(
+        "--eps-space",
+        choices=("pixel", "input"),
+        help="with --mean and --std: is eps in units of the raw pixels, or of the normalised input the network reads?",
+    )
+
+
+def add_time_option(parser: Parser) -> None:
+    """The time limit."""
+    group = parser.add_argument_group("time")
+    group.add_argument("--timeout", type=seconds, metavar="S", help="wall time, reading included (default: no limit)")
+
+
+def add_search_options(parser: Parser, *, gap: bool = False) -> None:
+    """How the answer is sought."""
+    add_time_option(parser)
+    group = parser.add_argument_group("search")
+    group.add_argument("--bounds", choices=BOUND_NAMES, default="crown", help="of hidden neurons (default: crown)")
+    group.add_argument("--no-attack", action="store_true", help="do not look for a counterexample by gradients first")
+    group.add_argument("--solver", choices=SOLVER_NAMES, default="highs", help="who solves the MILPs (default: highs)")
+    group.add_argument("--threads", type=positive_count, default=1, metavar="N", help="of the MILP solver (default: 1)")
+    group.add_argument("--seed", type=seed, default=0, help="seed of the attack and of HiGHS (default: 0)")
+    if gap:
+        group.add_argument("--gap", type=float, default=1e-6, help="how far to close the answer (default: 1e-6)")
+
+
+def bound_method(name: str) -> BoundMethod:
+    """The bound method of that name."""
+    from milpverify.bounds.method import Crown, FastLin, Interval
+
+    if name == "wong-kolter":  # algorithm 1 as published: no intersection with intervals
+        return FastLin(intersect=False)
+    methods: dict[str, type[Interval] | type[FastLin] | type[Crown]]
+    methods = {"interval": Interval, "fastlin": FastLin, "crown": Crown}
+    return methods[name]()
+
+
+def ball_class(name: str) -> type[LinfBall] | type[L1Ball] | type[L2Ball]:
+    """The ball of that norm."""
+    from milpverify.spec.regions import L1Ball, L2Ball, LinfBall
+
+    balls: dict[str, type[LinfBall] | type[L1Ball] | type[L2Ball]]
+    balls = {"linf": LinfBall, "l1": L1Ball, "l2": L2Ball}
+    return balls[name]
+
+
+def solver(name: str, threads: int, seed_: int) -> Solver:
+    """The solver of that name."""
+    if name == "highs":
+        from milpverify.program.highs import Highs
+
+        return Highs(threads=threads, seed=seed_)
+    from milpverify.program.pulp_backend import Cbc, PulpHighs
+
+    return Cbc(threads=threads) if name == "cbc" else PulpHighs(threads=threads)
+
+
+def search_options(args: argparse.Namespace) -> MilpSearch:
+    """The MILP search that the options ask for."""
+    from milpverify.search.milp import MilpSearch
+
+    chosen = solver(args.solver, args.threads, args.seed)
+    return MilpSearch(solver=chosen, gap=args.gap) if hasattr(args, "gap") else MilpSearch(solver=chosen)
+
+
+def seconds(text: str) -> float:
+    """A time limit: a positive number of seconds."""
+    value = _float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"the time limit must be a positive number of seconds, got '{text}'")
+    return value
+
+
+def seed(text: str) -> int:
+    """A whole number that every generator takes."""
+    if not text.strip().isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**31 - 1}, got '{text}'")
+    return int(text)
+
+
+def positive_count(text: str) -> int:
+    """A whole number from 1."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got '{text}'")
+    return int(text)
+
+
+def quotient(text: str) -> float:
+    """A number, or p/q: the nearest float of either."""
+    top, slash, bottom = text.partition("/")
+    if not slash:
+        return _float(text)
+    try:
+        return float(Fraction(top) / Fraction(bottom))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise argparse.ArgumentTypeError(f"expected a number or a quotient such as 8/255, got '{text}'") from None
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them."""
+    return tuple(_float(part) for part in text.split(","))
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers with commas between them, got '{text}'") from None
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got '{text}'") from None

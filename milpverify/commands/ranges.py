@@ -1,0 +1,121 @@
+"""`range`: what the outputs, or the classes, of a region are, exactly."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from milpverify.commands.options import (
+    Commands,
+    add_command,
+    add_network_options,
+    add_region_options,
+    add_search_options,
+)
+
+if TYPE_CHECKING:
+    from milpverify.commands.question import Question
+    from milpverify.proof.evidence import Bracket
+    from milpverify.report.screen import Screen
+
+RANGE = """\
+The exact range of every output over the region, or (--classes) every class that some input of it gets.
+
+examples:
+  milpverify range net.onnx --input x.npy --eps 0.05
+  milpverify range net.onnx prop.vnnlib
+  milpverify range net.onnx --input x.npy --eps 0.05 --clip 0 1 --classes
+"""
+
+
+def register(commands: Commands) -> None:
+    """Add the command."""
+    files, summary = "NET (PROP | --input FILE --eps EPS)", "exact output ranges, reachable classes"
+    parser = add_command(commands, "range", files, summary, RANGE, run_range)
+    parser.add_argument("--classes", action="store_true", help="which classes are reachable, instead of output ranges")
+    add_network_options(parser)
+    add_region_options(parser, label=False)
+    add_search_options(parser, gap=True)
+
+
+def run_range(args: argparse.Namespace) -> int:
+    """Answer and show."""
+    from milpverify.commands.question import ask, names
+    from milpverify.commands.session import introduce, screen_for
+
+    question = ask(args, names(args, 1, 2, "NET and PROP, or NET with --input and --eps"), classes=False)
+    question.one_region()
+    screen = screen_for(args)
+    if not args.json:
+        introduce(screen, question)
+    return _classes(args, question, screen) if args.classes else _ranges(args, question, screen)
+
+
+def _ranges(args: argparse.Namespace, question: Question, screen: Screen) -> int:
+    from milpverify.commands.measure import minimiser
+    from milpverify.commands.session import ANSWERED, OPEN, is_closed, print_answer, watched
+    from milpverify.report.screen import Column
+    from milpverify.report.words import interval
+    from milpverify.tasks.ranges import output_range
+
+    with watched(screen, "range") as listener:
+        ranges = output_range(
+            question.net,
+            question.one_region(),
+            time_limit_s=question.time_left(args),
+            method=minimiser(args),
+            on_progress=listener,
+        )
+    ends = [end for r in ranges for end in (r.minimum, r.maximum)]
+    status = ANSWERED if all(is_closed(end, args.gap) for end in ends) else OPEN
+    if args.json:
+        print_answer(args, question, status, {"ranges": [r.to_dict() for r in ranges]})
+        return status
+    rows = []
+    for r in ranges:
+        rows.append((r.name, interval(r.minimum), interval(r.maximum), f"{r.minimum.seconds + r.maximum.seconds:.2f}"))
+    screen.table("", (Column("output"), Column("minimum", True), Column("maximum", True), Column("s", True)), rows)
+    _show_evidence(screen, ends)
+    return status
+
+
+def _classes(args: argparse.Namespace, question: Question, screen: Screen) -> int:
+    from milpverify.commands.measure import minimiser
+    from milpverify.commands.session import ANSWERED, OPEN, print_answer, watched
+    from milpverify.report.screen import Column
+    from milpverify.report.words import interval
+    from milpverify.tasks.ranges import reachable_classes
+
+    with watched(screen, "range") as listener:
+        classes = reachable_classes(
+            question.net,
+            question.one_region(),
+            time_limit_s=question.time_left(args),
+            method=minimiser(args),
+            on_progress=listener,
+        )
+    status = OPEN if any(c.reachable is None for c in classes) else ANSWERED
+    if args.json:
+        print_answer(args, question, status, {"classes": [c.to_dict() for c in classes]})
+        return status
+    words = {True: "reachable", False: "out of reach", None: "open"}
+    rows = [(str(c.label), words[c.reachable], interval(c.slack), f"{c.slack.seconds:.2f}") for c in classes]
+    screen.table("", (Column("class", True), Column("is"), Column("least lead of the best other class", True),
+                      Column("s", True)), rows)  # fmt: skip
+    _show_evidence(screen, [c.slack for c in classes])
+    return status
+
+
+def _show_evidence(screen: Screen, brackets: list[Bracket]) -> None:
+    """What the numbers rest on, and how many of them the time limit left open."""
+    from milpverify.report.screen import Tone
+    from milpverify.report.words import GRADE_MEANS
+
+    grades = {g for b in brackets for g in (b.lower_grade, b.upper_grade) if g is not None}
+    for grade in sorted(grades, key=lambda g: g.value):
+        screen.say(f"  {grade.value}: {GRADE_MEANS[grade]}", Tone.QUIET)
+    late = sum(b.timed_out for b in brackets)
+    if late:
+        screen.say(
+            f"time ran out with {late} of {len(brackets)} brackets open; a longer --timeout narrows them", Tone.OPEN
+        )

@@ -1,0 +1,195 @@
+"""`verify` and `detect`: yes, no, or not known."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from milpverify.commands.options import (
+    Commands,
+    add_command,
+    add_network_options,
+    add_region_options,
+    add_search_options,
+)
+from milpverify.errors import BoundsError, OptionError, SolverError
+
+if TYPE_CHECKING:
+    from milpverify.commands.question import Question
+    from milpverify.proof.evidence import Verdict, Violated
+    from milpverify.report.screen import Screen
+    from milpverify.tasks.verify import Verifier
+
+VERIFY = """\
+Decide whether some input of the region reaches the unsafe set: Holds (unsat) with what proves it, Violated (sat) with
+an input replayed in exact arithmetic, or Unknown. PROP is a VNN-LIB file (.vnnlib, .vnnlib.gz) or a saved property
+(.json); instead of PROP, --input and --eps ask whether every input of a ball keeps its label.
+
+Exit status: 0 answered, 1 unknown or out of time, 2 bad input.
+
+examples:
+  milpverify verify net.onnx prop.vnnlib --timeout 60
+  milpverify verify net.onnx prop.vnnlib --result out.txt     sat|unsat|unknown|timeout, then the counterexample
+  milpverify verify net.onnx --input x.npy --label 3 --eps 0.05 --clip 0 1
+  milpverify verify net.onnx --input pixels.npy --eps 0.01 --mean 0.1307 --std 0.3081 --eps-space pixel
+"""
+
+DETECT = """\
+Could this input be an adversarial example? If every input within eps gets the same label, it cannot be one made from
+an input of another label by a perturbation of at most eps. No false negatives: what is not decided counts as possible.
+
+Exit status: 0 answered, 1 unknown or out of time (counted as possible), 2 bad input.
+
+examples:
+  milpverify detect net.onnx --input x.npy --eps 0.05 --clip 0 1
+"""
+
+
+def register(commands: Commands) -> None:
+    """Add both commands."""
+    parser = add_command(
+        commands, "verify", "NET (PROP | --input FILE --eps EPS)", "does a property hold?", VERIFY, run_verify
+    )
+    add_network_options(parser)
+    add_region_options(parser)
+    add_search_options(parser)
+    group = parser.add_argument_group("result")
+    group.add_argument("--result", type=Path, metavar="FILE", help="write the competition's result file")
+    group.add_argument(
+        "--replay-onnxruntime",
+        action="store_true",
+        help="run the counterexample through onnxruntime too (--check-import does so as well)",
+    )
+    parser = add_command(
+        commands, "detect", "NET --input FILE --eps EPS", "could this input be adversarial?", DETECT, run_detect
+    )
+    add_network_options(parser)
+    add_region_options(parser, instead="", label=False)
+    add_search_options(parser)
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Answer, show, write the result file."""
+    from milpverify.commands.question import ask, names
+    from milpverify.commands.session import ANSWERED, OPEN, introduce, print_answer, screen_for
+    from milpverify.proof.evidence import Unknown
+    from milpverify.report.files import clear_result, write_result
+    from milpverify.report.words import show_verdict
+
+    files = names(args, 1, 2, "NET and PROP, or NET with --input and --eps")
+    if args.result is not None:
+        clear_result(args.result)
+    if args.replay_onnxruntime and args.eps_space == "pixel":
+        raise OptionError("--replay-onnxruntime: with --eps-space pixel the file is not the whole network. Drop one.")
+    question = ask(args, files)
+    screen = screen_for(args)
+    verdict = _decide(args, question, screen)
+    status = OPEN if isinstance(verdict, Unknown) else ANSWERED
+    if args.result is not None:
+        write_result(args.result, verdict)
+    if args.json:
+        print_answer(args, question, status, verdict.to_dict())
+        return status
+    introduce(screen, question)
+    show_verdict(screen, verdict)
+    return status
+
+
+def _decide(args: argparse.Namespace, question: Question, screen: Screen) -> Verdict:
+    """The verdict; a solver's failure is Unknown."""
+    from milpverify.commands.session import watched
+    from milpverify.proof.evidence import Unknown
+    from milpverify.tasks.verify import verify
+
+    with watched(screen, "verify") as listener:
+        clean = _clean_witness(question)
+        if clean is not None:
+            return clean
+        began = time.monotonic()
+        try:
+            return verify(
+                question.net,
+                question.one_property(),
+                time_limit_s=question.time_left(args),
+                method=verifier(args),
+                onnx_path=_onnx_path(args, question),
+                on_progress=listener,
+            )
+        except (SolverError, BoundsError) as error:
+            return Unknown(reason=str(error), seconds=time.monotonic() - began)
+
+
+def verifier(args: argparse.Namespace) -> Verifier:
+    """The steps of `verify` that the options ask for."""
+    from milpverify.attack.pgd import Pgd
+    from milpverify.commands.options import bound_method, search_options
+    from milpverify.tasks.verify import Verifier
+
+    attack = None if args.no_attack else Pgd(seed=args.seed)
+    return Verifier(bounds=bound_method(args.bounds), attack=attack, search=search_options(args))
+
+
+def _onnx_path(args: argparse.Namespace, question: Question) -> str | None:
+    """The file to replay a witness with. A folded normalisation is not in the file, so it cannot be."""
+    wanted = (args.check_import or args.replay_onnxruntime) and args.eps_space != "pixel"
+    return question.path if wanted else None
+
+
+def _clean_witness(question: Question) -> Violated | None:
+    """A misclassified clean input is its own counterexample: no search is needed, and none could say otherwise."""
+    if question.point is None or question.point.wins:
+        return None
+    from milpverify.proof.evidence import CaseReport, Violated
+    from milpverify.proof.replay import confirm
+
+    began = time.monotonic()
+    # The class that wins by most comes first, so that the witness names it.
+    y = question.net.forward(question.point.x)
+    cases = sorted(question.one_property().cases, key=lambda case: float((case.unsafe.C @ y - case.unsafe.d).max()))
+    for case in cases:
+        witness = confirm(question.net, case, question.point.x)
+        if witness is not None:
+            seconds = time.monotonic() - began
+            report = CaseReport(case.name, "violated", "attack", None, seconds)
+            return Violated(witness, seconds=seconds, cases=(report,), approximations=question.net.approximations)
+    return None
+
+
+def run_detect(args: argparse.Namespace) -> int:
+    """Answer and show."""
+    from milpverify.commands.options import ball_class
+    from milpverify.commands.question import ask, names
+    from milpverify.commands.session import ANSWERED, OPEN, introduce, print_answer, screen_for, watched
+    from milpverify.proof.evidence import Unknown
+    from milpverify.report.screen import Tone
+    from milpverify.report.words import show_verdict
+    from milpverify.tasks.detect import possibly_adversarial
+
+    question = ask(args, names(args, 1, 1, "NET, with --input and --eps"))
+    screen = screen_for(args)
+    assert question.point is not None
+    with watched(screen, "detect") as listener:
+        detection = possibly_adversarial(
+            question.net,
+            question.point.x,
+            args.eps,
+            ball=ball_class(args.norm),
+            clip=question.point.clip,
+            time_limit_s=question.time_left(args),
+            method=verifier(args),
+            on_progress=listener,
+        )
+    status = OPEN if isinstance(detection.verdict, Unknown) else ANSWERED
+    if args.json:
+        print_answer(args, question, status, detection.to_dict())
+        return status
+    introduce(screen, question)
+    if detection.possible:
+        found = "another label was found" if detection.certain else "another label was not excluded"
+        screen.say(f"possibly adversarial: predicted {detection.label}, and {found} within eps {args.eps:g}", Tone.OPEN)
+    else:
+        screen.say(f"not adversarial: every input within eps {args.eps:g} is a {detection.label}", Tone.GOOD)
+    show_verdict(screen, detection.verdict)
+    return status

@@ -1,0 +1,1 @@
+"""What people and programs read: tables, progress, JSON, result files."""
