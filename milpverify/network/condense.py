@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from milpverify.network.graph import Affine, Bounds, Network
-from milpverify.network.operators import Dense
+from milpverify.network.arrays import array_namespace, device, to_host
+from milpverify.network.graph import Affine, AffineMap, Bounds, Network
+from milpverify.network.operators import Array, Dense
 
 ROWS_AT_ONCE = 512
 
@@ -51,75 +53,122 @@ def condense(
     Returns:
         The condensed network; equal to `net` (or rows . net) on the region up to rounding.
     """
-    count = len(net.layers)
-    unstable = tuple(np.flatnonzero(bounds.unstable(k)) for k in range(1, count + 1))
-    active = tuple(bounds.active(k).astype(np.float64) for k in range(1, count + 1))
-    if allowances is None:
-        allowances = [np.zeros(affine.size) for affine in (*net.layers, net.output)]
+    fold = Fold.of(net, bounds, allowances)
     layers, errors = [], []
-    for k in range(1, count + 1):
-        unit = np.zeros((len(unstable[k - 1]), net.layers[k - 1].size))
-        unit[np.arange(len(unit)), unstable[k - 1]] = 1.0
-        layer, error = _fold(net, k, unit, unstable, active, allowances)
-        layers.append(layer)
-        errors.append(error)
+    for k in range(1, len(net.layers) + 1):
+        folded = fold.neurons(k, fold.unstable[k - 1])
+        layers.append(folded.affine(net.layers[k - 1].name))
+        errors.append(folded.error)
     rows = np.eye(net.n_outputs) if rows is None else np.asarray(rows, dtype=np.float64)
-    output, error = _fold(net, count + 1, rows, unstable, active, allowances)
-    small = Network(net.input_shape, (len(rows),), tuple(layers), output, net.approximations)
-    lower = tuple(l[i] for l, i in zip(bounds.lower, unstable, strict=True))
-    upper = tuple(u[i] for u, i in zip(bounds.upper, unstable, strict=True))
-    return Condensed(small, Bounds(lower, upper, bounds.source), unstable, (*errors, error))
+    folded = fold.rows(len(net.layers) + 1, rows)
+    small = Network(net.input_shape, (len(rows),), tuple(layers), folded.affine(net.output.name), net.approximations)
+    lower = tuple(l[i] for l, i in zip(bounds.lower, fold.unstable, strict=True))
+    upper = tuple(u[i] for u, i in zip(bounds.upper, fold.unstable, strict=True))
+    return Condensed(small, Bounds(lower, upper, bounds.source), fold.unstable, (*errors, folded.error))
 
 
-def _fold(
-    net: Network,
-    k: int,
-    rows: np.ndarray,
-    unstable: tuple[np.ndarray, ...],
-    active: tuple[np.ndarray, ...],
-    allowances: Sequence[np.ndarray],
-) -> tuple[Affine, np.ndarray]:
-    """rows . zhat_k as an affine map of the input and the unstable neurons below, and its error, by backward walks."""
-    starts = range(0, max(len(rows), 1), ROWS_AT_ONCE)
-    parts = [_walk(net, k, rows[i : i + ROWS_AT_ONCE], unstable, active, allowances) for i in starts]
-    bias = np.concatenate([part[0] for part in parts])
-    blocks = []
-    for source in range(k):
-        block = np.concatenate([part[1][source] for part in parts])
-        if block.any():
-            blocks.append((source, Dense(block)))
-    affine = (*net.layers, net.output)[k - 1]
-    error = np.concatenate([part[2] for part in parts])
-    return Affine(tuple(blocks), ((None, bias),), len(rows), affine.name), error
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """Rows of zhat_k as affine maps of the input and of the unstable neurons below.
+
+    Attributes:
+        blocks: Per source, from the input on: (m, n_inputs) or (m, n_unstable_j), in the namespace of the network.
+        bias: Shape (m,), numpy.
+        error: Shape (m,), numpy: how far the map can be from the exact rows where its sources are exact.
+    """
+
+    blocks: tuple[Array, ...]
+    bias: np.ndarray
+    error: np.ndarray
+
+    def affine(self, name: str = "") -> Affine:
+        """The map as a layer of dense blocks, without those that are zero."""
+        blocks = tuple((source, Dense(block)) for source, block in enumerate(self.blocks) if bool((block != 0).any()))
+        return Affine(blocks, ((None, self.bias),), len(self.bias), name)
+
+    def __getitem__(self, index: np.ndarray) -> Folded:
+        return Folded(tuple(block[index] for block in self.blocks), self.bias[index], self.error[index])
 
 
-def _walk(
-    net: Network,
-    k: int,
-    rows: np.ndarray,
-    unstable: tuple[np.ndarray, ...],
-    active: tuple[np.ndarray, ...],
-    allowances: Sequence[np.ndarray],
-) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """Bias (m,), one block (m, n_inputs or n_unstable_j) per source below layer k, and the error (m,)."""
-    lam: list[np.ndarray | None] = [None] * k
-    blocks = [np.zeros((len(rows), net.n_inputs if j == 0 else len(unstable[j - 1]))) for j in range(k)]
-    bias, error = np.zeros(len(rows)), np.zeros(len(rows))
-    nu = rows
-    for j in range(k, 0, -1):
-        if j < k:
-            above = lam[j]
-            if above is None:
-                continue
-            blocks[j] = above[:, unstable[j - 1]]
-            nu = above * active[j - 1]
-        affine = (*net.layers, net.output)[j - 1]
-        bias = bias + nu @ affine.bias
-        error = error + np.abs(nu) @ allowances[j - 1]
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """What folding needs of a network and the bounds of its first layers. Floating: coefficients are rounded products.
+
+    Attributes:
+        layers: The affine maps, the output last, in any namespace.
+        unstable: Per bounded layer the indices of its unstable neurons.
+        active: Per bounded layer 1.0 where a neuron is stable active, numpy.
+        allowances: Per layer what one unit of |nu_k| loses to rounding, numpy.
+        like: Any array of the namespace.
+    """
+
+    layers: tuple[AffineMap, ...]
+    unstable: tuple[np.ndarray, ...]
+    active: tuple[np.ndarray, ...]
+    allowances: tuple[np.ndarray, ...]
+    like: Array
+    n_inputs: int
+
+    @classmethod
+    def of(cls, net: Network, bounds: Bounds, allowances: Sequence[np.ndarray] | None) -> Fold:
+        """Of a whole network in numpy; without allowances the errors are zero."""
+        layers = (*net.layers, net.output)
+        count = range(1, len(layers))
+        unstable = tuple(np.flatnonzero(bounds.unstable(k)) for k in count)
+        active = tuple(bounds.active(k).astype(np.float64) for k in count)
+        lost = tuple(np.zeros(layer.size) for layer in layers) if allowances is None else tuple(allowances)
+        return cls(layers, unstable, active, lost, np.zeros(0), net.n_inputs)
+
+    def neurons(self, k: int, index: np.ndarray) -> Folded:
+        """The pre-activations of some neurons of layer k."""
+        return self._folded(k, [index[i : i + ROWS_AT_ONCE] for i in range(0, max(len(index), 1), ROWS_AT_ONCE)])
+
+    def rows(self, k: int, rows: np.ndarray) -> Folded:
+        """rows . zhat_k, rows of shape (m, n_k)."""
+        return self._folded(k, [rows[i : i + ROWS_AT_ONCE] for i in range(0, max(len(rows), 1), ROWS_AT_ONCE)])
+
+    def _folded(self, k: int, chunks: list[np.ndarray]) -> Folded:
+        parts = [self._walk(k, chunk) for chunk in chunks]
+        if len(parts) == 1:
+            return parts[0]
+        xp = array_namespace(self.like)
+        blocks = tuple(xp.concat([part.blocks[source] for part in parts], axis=0) for source in range(k))
+        bias, error = (np.concatenate([getattr(part, name) for part in parts]) for name in ("bias", "error"))
+        return Folded(blocks, bias, error)
+
+    def _start(self, k: int, rows: np.ndarray) -> tuple[Array, Array, list[Any]]:
+        """Bias, error and lambda of the sources, of rows (m, n_k) or of the neurons (m,)."""
+        xp, place, affine = array_namespace(self.like), device(self.like), self.layers[k - 1]
+        bias, error = (xp.asarray(v, device=place) for v in (affine.bias, self.allowances[k - 1]))
+        lam: list[Any] = [None] * k
+        if rows.ndim == 1:
+            index = xp.asarray(rows, device=place)
+            for source, op in affine.blocks:
+                lam[source] = op.rows_like(rows, self.like)
+            return bias[index], error[index], lam
+        nu = xp.asarray(rows, device=place)
         for source, op in affine.blocks:
-            part = op.transpose_apply(nu)
-            before = lam[source]
-            lam[source] = part if before is None else before + part
-    if lam[0] is not None:
+            lam[source] = op.transpose_apply(nu)
+        return nu @ bias, xp.abs(nu) @ error, lam
+
+    def _walk(self, k: int, rows: np.ndarray) -> Folded:
+        xp, place = array_namespace(self.like), device(self.like)
+        bias, error, lam = self._start(k, rows)
+        blocks: list[Any] = [None] * k
+        for j in range(k - 1, 0, -1):
+            if lam[j] is None:
+                continue
+            blocks[j] = xp.take(lam[j], xp.asarray(self.unstable[j - 1], device=place), axis=-1)
+            nu, lam[j] = lam[j] * xp.asarray(self.active[j - 1], device=place), None
+            affine = self.layers[j - 1]
+            bias = bias + nu @ xp.asarray(affine.bias, device=place)
+            error = error + xp.abs(nu) @ xp.asarray(self.allowances[j - 1], device=place)
+            for source, op in affine.blocks:
+                part = op.transpose_apply(nu)
+                lam[source] = part if lam[source] is None else lam[source] + part
         blocks[0] = lam[0]
-    return bias, blocks, error
+        for j in range(k):
+            if blocks[j] is None:
+                width = self.n_inputs if j == 0 else len(self.unstable[j - 1])
+                blocks[j] = xp.zeros((len(rows), width), dtype=bias.dtype, device=place)
+        return Folded(tuple(blocks), to_host(bias), to_host(error))

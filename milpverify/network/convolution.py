@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from milpverify.errors import NetworkError
+from milpverify.network.arrays import to_host
 from milpverify.network.operators import Array, ArrayMap, LinearOperator, to_scaled_integers
 
 
@@ -111,6 +114,49 @@ class Conv2d(LinearOperator):
     def roundings(self) -> int:
         _, fan_in, rows, columns = self.kernel.shape
         return int(rows * columns * max(fan_in, self.kernel.shape[0] // self.groups)) + 2
+
+    @property
+    def apply_roundings(self) -> int:
+        return self.fan_in + 1
+
+    @property
+    def fan_in(self) -> int:
+        return int(np.prod(self.kernel.shape[1:]))
+
+    def entries(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        columns, values = self._entries
+        return columns[index], values[index]
+
+    @cached_property
+    def _entries(self) -> tuple[np.ndarray, np.ndarray]:
+        """`entries` of all rows."""
+        out, high, wide = self.out_shape
+        _, height, width = self.in_shape
+        kernel = to_host(self.kernel)
+        fan_in, rows, columns = kernel.shape[1:]
+        y = np.arange(high)[:, None] * self.stride[0] - self.padding[0] + np.arange(rows) * self.dilation[0]
+        x = np.arange(wide)[:, None] * self.stride[1] - self.padding[1] + np.arange(columns) * self.dilation[1]
+        down, across = (y >= 0) & (y < height), (x >= 0) & (x < width)
+        inside = down[:, None, None, :, None] & across[None, :, None, None, :]  # (high, wide, 1, rows, columns)
+        place = y[:, None, None, :, None] * width + x[None, :, None, None, :]
+        place = place + np.arange(fan_in)[:, None, None] * (height * width)
+        first = np.arange(out) // (out // self.groups) * fan_in * (height * width)  # the group's first channel
+        shape = (out, high, wide, fan_in, rows, columns)
+        column = np.where(inside, place + first[:, None, None, None, None, None], -1)
+        values = np.where(inside, kernel[:, None, None], 0.0)
+        column, values = np.broadcast_to(column, shape), np.broadcast_to(values, shape)
+        return column.reshape((self.out_size, self.fan_in)), values.reshape((self.out_size, self.fan_in))
+
+    def rows(self, index: Sequence[int] | np.ndarray) -> np.ndarray:
+        columns, values = self.entries(np.asarray(index))
+        dense = np.zeros((len(columns), self.in_size + 1), dtype=values.dtype)
+        np.put_along_axis(dense, np.where(columns < 0, self.in_size, columns), values, axis=1)
+        return dense[:, :-1]
+
+    @property
+    def work(self) -> int:
+        _, high, wide = self.out_shape
+        return int(np.prod(self.kernel.shape)) * high * wide
 
 
 def _is_torch(x: Array) -> bool:

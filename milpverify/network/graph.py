@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -68,17 +68,28 @@ class Affine:
         return total
 
     @cached_property
+    def bias_size(self) -> np.ndarray:
+        """sum |op| |v| over the terms: at least |bias|, and how large what is summed can be, shape (size,)."""
+        total = np.zeros(self.size)
+        for op, vector in self.bias_terms:
+            total = total + (np.abs(vector) if op is None else op.absolute.apply(np.abs(vector)))
+        return total
+
+    @property
+    def bias_roundings(self) -> int:
+        """Upper bound of the rounded operations in `bias`."""
+        return len(self.bias_terms) + sum(0 if op is None else op.roundings for op, _ in self.bias_terms)
+
+    @cached_property
     def bias_error(self) -> np.ndarray:
         """Entry-wise bound on |bias - exact bias|, shape (size,); zero where one stored vector is the bias."""
         if len(self.bias_terms) <= 1 and all(op is None for op, _ in self.bias_terms):
             return np.zeros(self.size)
-        total, roundings, lost = np.zeros(self.size), len(self.bias_terms), np.full(self.size, 2.0**-1000)
+        lost = np.full(self.size, 2.0**-1000)
         for op, vector in self.bias_terms:
-            total = total + (np.abs(vector) if op is None else op.magnitude().apply(np.abs(vector)))
-            roundings += 0 if op is None else op.roundings
             # Products that underflow, and what acts on them afterwards.
             lost = lost + (0.0 if op is None else 2.0**-1021 * op.underflow_gain(vector))
-        return 2.0 * (roundings + 2) * UNIT * total + lost
+        return 2.0 * (self.bias_roundings + 2) * UNIT * self.bias_size + lost
 
     def apply(self, values: Sequence[Array]) -> Array:
         """bias + sum_j W_j values[j]; each value has shape (..., n_j). Floating."""
@@ -96,8 +107,29 @@ class Affine:
         blocks = tuple((source, op.map_arrays(convert)) for source, op in self.blocks)
         converted = replace(self, blocks=blocks)
         # The terms hold numpy operators; only their sum is needed on another device.
-        converted.__dict__.update(bias=self.bias, bias_error=self.bias_error)
+        converted.__dict__.update(bias=self.bias, bias_error=self.bias_error, bias_size=self.bias_size)
         return converted
+
+
+class AffineMap(Protocol):
+    """What bounds need of a layer: an `Affine`, or a part of one."""
+
+    @property
+    def blocks(self) -> tuple[tuple[int, LinearOperator], ...]:
+        """(source, operator), rising sources."""
+
+    @property
+    def bias(self) -> np.ndarray:
+        """Rounded, shape (*batch or none, size)."""
+
+    @property
+    def bias_error(self) -> np.ndarray: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,13 +252,18 @@ class Bounds:
     """Proven bounds l <= zhat <= u of every hidden pre-activation over one region.
 
     Attributes:
-        lower, upper: One float64 array of shape (n_k,) per hidden layer, sound for real arithmetic.
+        lower, upper: One float64 array of shape (n_k,) per hidden layer, sound for real arithmetic; (B, n_k) over a
+            batch of regions.
         source: The method that proved them, for reports.
+        solver_trusted: Whether some of them rest on a MILP solver's word within its tolerances.
+        semantics: Whose arithmetic they are about: "real", or "float32", which holds for real numbers too.
     """
 
     lower: tuple[np.ndarray, ...]
     upper: tuple[np.ndarray, ...]
     source: str = ""
+    solver_trusted: bool = False
+    semantics: str = "real"
 
     def __post_init__(self) -> None:
         for k, (l, u) in enumerate(zip(self.lower, self.upper, strict=True), start=1):
@@ -249,14 +286,16 @@ class Bounds:
 
     @property
     def n_unstable(self) -> tuple[int, ...]:
-        """Unstable neurons of each layer."""
+        """Unstable neurons of each layer, over all regions of a batch."""
         return tuple(int(self.unstable(k).sum()) for k in range(1, len(self.lower) + 1))
 
     def intersect(self, other: Bounds) -> Bounds:
         """The tighter of both bounds, neuron by neuron."""
         lower = tuple(np.maximum(a, b) for a, b in zip(self.lower, other.lower, strict=True))
         upper = tuple(np.minimum(a, b) for a, b in zip(self.upper, other.upper, strict=True))
-        return Bounds(lower, upper, f"{self.source} & {other.source}")
+        trusted = self.solver_trusted or other.solver_trusted
+        semantics = self.semantics if self.semantics == other.semantics else "real"
+        return Bounds(lower, upper, f"{self.source} & {other.source}", trusted, semantics)
 
 
 def _hash_into(digest: Any, item: object) -> None:

@@ -58,6 +58,21 @@ class LinearOperator(ABC):
     def roundings(self) -> int:
         """Upper bound of the rounded operations between an entry of the input and one of the output."""
 
+    @property
+    def apply_roundings(self) -> int:
+        """The same for `apply` alone: what an execution of the network can lose."""
+        return self.roundings
+
+    @property
+    @abstractmethod
+    def work(self) -> int:
+        """Multiplications of one `apply` or `transpose_apply` of a single vector, roughly."""
+
+    @cached_property
+    def absolute(self) -> LinearOperator:
+        """`magnitude()`, made once."""
+        return self.magnitude()
+
     def underflow_reach(self, sizes: Array) -> float:
         """What products that underflow in W^T y can add to (W^T y).x for |x| <= sizes, in units of the least normal.
 
@@ -72,7 +87,7 @@ class LinearOperator(ABC):
 
     def abs_row_sums(self) -> Array:
         """Upper bound of the absolute row sums sum_j |W_ij|, shape (out_size,). Floating."""
-        return self.magnitude().apply(np.ones(self.in_size))
+        return self.absolute.apply(np.ones(self.in_size))
 
     def rows(self, index: Sequence[int] | np.ndarray) -> np.ndarray:
         """The dense rows W[index], shape (len(index), in_size); made on demand by W^T e_i."""
@@ -80,9 +95,30 @@ class LinearOperator(ABC):
         unit[np.arange(len(index)), np.asarray(index, dtype=int)] = 1.0
         return np.asarray(self.transpose_apply(unit))
 
+    def rows_like(self, index: np.ndarray, like: Array) -> Array:
+        """`rows` of an operator in the namespace and on the device of `like`, and there."""
+        if isinstance(like, np.ndarray):
+            return self.rows(index)
+        unit = np.zeros((len(index), self.out_size))
+        unit[np.arange(len(index)), index] = 1.0
+        return self.transpose_apply(array_namespace(like).asarray(unit, device=device(like)))
+
     def dense(self) -> np.ndarray:
         """The whole matrix, shape (out_size, in_size)."""
         return self.rows(np.arange(self.out_size))
+
+    @property
+    def fan_in(self) -> int:
+        """Upper bound of the inputs that one output reads."""
+        return self.in_size
+
+    def entries(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows W[index] as (columns, values), numpy, both (len(index), fan_in); column -1 where a row has fewer.
+
+        No column is named twice in a row.
+        """
+        values = self.rows(index)
+        return np.broadcast_to(np.arange(self.in_size), values.shape), values
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +162,14 @@ class Dense(LinearOperator):
     def roundings(self) -> int:
         return max(self.in_size, self.out_size) + 1
 
+    @property
+    def apply_roundings(self) -> int:
+        return self.in_size + 1
+
+    @property
+    def work(self) -> int:
+        return self.in_size * self.out_size
+
     def rows(self, index: Sequence[int] | np.ndarray) -> np.ndarray:
         return np.asarray(self.matrix[np.asarray(index, dtype=int)])
 
@@ -166,6 +210,10 @@ class Scaling(LinearOperator):
     @property
     def roundings(self) -> int:
         return 1
+
+    @property
+    def work(self) -> int:
+        return self.out_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,6 +280,14 @@ class Selection(LinearOperator):
     def roundings(self) -> int:
         return len(self._scatter) if len(self._scatter) > 1 else 0
 
+    @property
+    def apply_roundings(self) -> int:
+        return 0
+
+    @property
+    def work(self) -> int:
+        return self.out_size
+
 
 def identity(n: int) -> Selection:
     """The identity of R^n."""
@@ -297,6 +353,14 @@ class Sum(LinearOperator):
     def roundings(self) -> int:
         return max(t.roundings for t in self.terms) + len(self.terms)
 
+    @property
+    def apply_roundings(self) -> int:
+        return max(t.apply_roundings for t in self.terms) + len(self.terms)
+
+    @property
+    def work(self) -> int:
+        return sum(t.work for t in self.terms)
+
 
 @dataclass(frozen=True, eq=False)
 class Product(LinearOperator):
@@ -343,13 +407,13 @@ class Product(LinearOperator):
         total = 0.0
         for factor in reversed(self.factors):
             total += factor.underflow_reach(sizes)
-            sizes = factor.magnitude().apply(sizes)
+            sizes = factor.absolute.apply(sizes)
         return total
 
     def underflow_gain(self, like: Array) -> Array:
         total = self.factors[-1].underflow_gain(like)
         for factor in reversed(self.factors[:-1]):
-            total = factor.magnitude().apply(total) + factor.underflow_gain(like)
+            total = factor.absolute.apply(total) + factor.underflow_gain(like)
         return total
 
     def description(self) -> tuple[object, ...]:
@@ -358,6 +422,14 @@ class Product(LinearOperator):
     @property
     def roundings(self) -> int:
         return sum(f.roundings for f in self.factors)
+
+    @property
+    def apply_roundings(self) -> int:
+        return sum(f.apply_roundings for f in self.factors)
+
+    @property
+    def work(self) -> int:
+        return sum(f.work for f in self.factors)
 
 
 def compose(left: LinearOperator, right: LinearOperator) -> LinearOperator:

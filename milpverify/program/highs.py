@@ -14,16 +14,25 @@ from milpverify.errors import InputError, OptionError
 from milpverify.program.checks import LARGEST_FINITE, SMALLEST_COEFFICIENT
 from milpverify.program.highs_calls import Watch, accept, lp_solution, mip_solution, pass_program, run, set_option
 from milpverify.program.program import Program
-from milpverify.program.solver import Floats, MipProgress, ProgressCallback, Solution, Solver, Status, check_limits
+from milpverify.program.solver import (
+    NO_LIMITS,
+    Floats,
+    Limits,
+    MipProgress,
+    ProgressCallback,
+    Solution,
+    Solver,
+    Status,
+)
 
-__all__ = ["Highs", "MipProgress", "ProgressCallback", "Solution", "Solver", "Status", "WarmLP"]
+__all__ = ["Highs", "Limits", "MipProgress", "ProgressCallback", "Solution", "Solver", "Status", "WarmLP"]
 
 
 @dataclass(frozen=True)
 class Highs(Solver):
     """HiGHS: branch and cut for a MIP, dual simplex for an LP.
 
-    On an LP `cutoff`, `target` and `incumbent` are not used: it is solved to the end.
+    On an LP only the time limit is used: without it, it is solved to the end.
 
     Args:
         threads: Number of threads, one number for all solves that run in this process at the same time.
@@ -48,39 +57,29 @@ class Highs(Solver):
     mip_gap_rel: float = 1e-9
     ray: bool = False
 
-    def solve(
-        self,
-        program: Program,
-        *,
-        time_limit_s: float = math.inf,
-        cutoff: float | None = None,
-        target: float | None = None,
-        incumbent: Floats | None = None,
-        on_progress: ProgressCallback | None = None,
-    ) -> Solution:
+    def solve(self, program: Program, limits: Limits = NO_LIMITS) -> Solution:
         """Minimise `program`; see `Solver.solve`. Ctrl-C stops HiGHS and raises KeyboardInterrupt."""
-        check_limits("Highs.solve", program, time_limit_s, cutoff, target, incumbent)
+        limits.check_fit("Highs.solve", program)
         began = time.perf_counter()
         model = highspy.Highs()
         presolve = self.presolve and not (self.ray and not program.is_mip)
         self._configure(model, presolve)
-        set_option(model, "time_limit", float(time_limit_s))
-        if program.is_mip:
-            cutoff = None if cutoff == math.inf else cutoff
-            if cutoff is not None:
-                set_option(model, "objective_bound", float(cutoff))
-            if target is not None:
-                set_option(model, "objective_target", float(target))
-        else:
+        set_option(model, "time_limit", float(limits.time_limit_s))
+        cutoff = limits.cutoff if program.is_mip and limits.cutoff != math.inf else None
+        if cutoff is not None:
+            set_option(model, "objective_bound", float(cutoff))
+        if limits.target is not None and program.is_mip:
+            set_option(model, "objective_target", float(limits.target))
+        if not program.is_mip:
             set_option(model, "solver", "simplex")
         pass_program(model, program)
-        if incumbent is not None and program.is_mip:
+        if limits.incumbent is not None and program.is_mip:
             start = highspy.HighsSolution()
-            rounded = np.where(program.integer, np.rint(incumbent), incumbent)
+            rounded = np.where(program.integer, np.rint(limits.incumbent), limits.incumbent)
             start.col_value = np.clip(rounded, program.column_lower, program.column_upper).tolist()
             start.value_valid = True
             accept(model.setSolution(start), "setSolution", program.name)
-        run(model, program.name, Watch(on_progress, cutoff))
+        run(model, program.name, Watch(limits.on_progress, cutoff))
         if program.is_mip:
             return mip_solution(model, cutoff, time.perf_counter() - began)
         return lp_solution(model, program.row_lower, program.row_upper, self.ray, time.perf_counter() - began)

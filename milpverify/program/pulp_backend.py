@@ -20,7 +20,7 @@ from milpverify.errors import InputError, OptionError, SolverError
 from milpverify.program.checks import SMALLEST_COEFFICIENT
 from milpverify.program.export import LOWER_SUFFIX, UPPER_SUFFIX
 from milpverify.program.program import Program
-from milpverify.program.solver import Floats, ProgressCallback, Solution, Solver, Status, check_limits
+from milpverify.program.solver import NO_LIMITS, Floats, Limits, Solution, Solver, Status
 
 if TYPE_CHECKING:
     import pulp
@@ -134,7 +134,7 @@ class Cbc(Solver):
     """CBC through PuLP, in a process of its own: the binary that PuLP ships, or the one at `path`.
 
     CBC tells no dual bound: OPTIMAL gives `objective` less the gap allowed below, everything else -inf.
-    `cutoff`, `target`, `incumbent` and `on_progress` are not used.
+    Of the limits, only the time is used.
 
     Args:
         threads: CBC's threads.
@@ -150,19 +150,10 @@ class Cbc(Solver):
     mip_gap_rel: float = 1e-9
     path: str | None = None
 
-    def solve(
-        self,
-        program: Program,
-        *,
-        time_limit_s: float = math.inf,
-        cutoff: float | None = None,
-        target: float | None = None,
-        incumbent: Floats | None = None,
-        on_progress: ProgressCallback | None = None,
-    ) -> Solution:
+    def solve(self, program: Program, limits: Limits = NO_LIMITS) -> Solution:
         """Minimise `program`; see `Solver.solve`."""
-        check_limits("Cbc.solve", program, time_limit_s, cutoff, target, incumbent)
-        began = time.perf_counter()
+        limits.check_fit("Cbc.solve", program)
+        began, time_limit_s = time.perf_counter(), limits.time_limit_s
         if time_limit_s == 0:
             return _answer(Status.TIME_LIMIT, program, None, 0.0, began)
         status, x = self._run(program, time_limit_s, began, [])
@@ -207,7 +198,7 @@ class Cbc(Solver):
 class PulpHighs(Solver):
     """HiGHS through PuLP's own interface: the same engine, fed by other code.
 
-    `cutoff`, `target`, `incumbent` and `on_progress` are not used.
+    Of the limits, only the time is used.
 
     Args:
         threads: One number for all HiGHS solves of this process.
@@ -221,19 +212,10 @@ class PulpHighs(Solver):
     mip_gap_abs: float = 1e-6
     mip_gap_rel: float = 1e-9
 
-    def solve(
-        self,
-        program: Program,
-        *,
-        time_limit_s: float = math.inf,
-        cutoff: float | None = None,
-        target: float | None = None,
-        incumbent: Floats | None = None,
-        on_progress: ProgressCallback | None = None,
-    ) -> Solution:
+    def solve(self, program: Program, limits: Limits = NO_LIMITS) -> Solution:
         """Minimise `program`; see `Solver.solve`."""
-        check_limits("PulpHighs.solve", program, time_limit_s, cutoff, target, incumbent)
-        began = time.perf_counter()
+        limits.check_fit("PulpHighs.solve", program)
+        began, time_limit_s = time.perf_counter(), limits.time_limit_s
         if time_limit_s == 0:
             return _answer(Status.TIME_LIMIT, program, None, 0.0, began)
         pulp = _import_pulp()

@@ -84,60 +84,75 @@ class MipProgress:
 ProgressCallback = Callable[[MipProgress], bool | None]
 
 
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """How far a solve should go. All but the time allow a solver to do less: one that cannot use them answers more.
+
+    Objectives include the program's offset.
+
+    Attributes:
+        time_limit_s: Wall time; 0 gives TIME_LIMIT, with the incumbent if it was accepted.
+        cutoff: Points with an objective not below this are of no interest: when none is better, the status may be
+            CUTOFF and `dual_bound` is the cut-off.
+        target: Stop (TARGET) at the first point with an objective below this.
+        incumbent: A point to start from, shape (n,); repaired if possible, ignored if not.
+        on_progress: Called during a MIP solve, by solvers that can; returning True stops it (INTERRUPTED).
+
+    Raises:
+        OptionError: If a limit makes no sense: no solver is left to misread it.
+        InputError: If the incumbent is no vector of finite numbers.
+    """
+
+    time_limit_s: float = math.inf
+    cutoff: float | None = None
+    target: float | None = None
+    incumbent: Floats | None = None
+    on_progress: ProgressCallback | None = None
+
+    def __post_init__(self) -> None:
+        if not self.time_limit_s >= 0:
+            raise OptionError(
+                f"Limits: time_limit_s must be at least 0, got {self.time_limit_s}. Give seconds, or math.inf."
+            )
+        if self.cutoff is not None and not self.cutoff > -math.inf:
+            raise OptionError(f"Limits: cutoff must be a number or +inf, got {self.cutoff}. Pass None for no cut-off.")
+        if self.target is not None and not self.target < math.inf:
+            raise OptionError(f"Limits: target must be a number or -inf, got {self.target}. Pass None for no target.")
+        if self.incumbent is not None and (np.ndim(self.incumbent) != 1 or not np.isfinite(self.incumbent).all()):
+            raise InputError(
+                f"Limits: incumbent must be a vector of finite numbers, got shape {np.shape(self.incumbent)} or a "
+                "NaN. Pass one value per column."
+            )
+
+    def check_fit(self, who: str, program: Program) -> None:
+        """Refuse an incumbent of another program.
+
+        Raises:
+            InputError: If it does not have one value per column.
+        """
+        if self.incumbent is not None and len(self.incumbent) != program.n_columns:
+            raise InputError(
+                f"{who}: incumbent holds {len(self.incumbent)} values, '{program.name}' has {program.n_columns} "
+                "columns. Pass one value per column."
+            )
+
+
+NO_LIMITS = Limits()
+
+
 class Solver(ABC):
     """Minimises a Program."""
 
     @abstractmethod
-    def solve(
-        self,
-        program: Program,
-        *,
-        time_limit_s: float = math.inf,
-        cutoff: float | None = None,
-        target: float | None = None,
-        incumbent: Floats | None = None,
-        on_progress: ProgressCallback | None = None,
-    ) -> Solution:
+    def solve(self, program: Program, limits: Limits = NO_LIMITS) -> Solution:
         """Minimise `program`.
-
-        `cutoff`, `target` and `incumbent` allow a solver to do less, offset included; one that cannot use
-        them solves on and answers more (OPTIMAL, INFEASIBLE).
 
         Args:
             program: What to solve.
-            time_limit_s: Wall time; 0 gives TIME_LIMIT, with the incumbent if it was accepted.
-            cutoff: Points with an objective not below this are of no interest: when none is better, the
-                status may be CUTOFF and `dual_bound` is the cut-off.
-            target: Stop (TARGET) at the first point with an objective below this.
-            incumbent: A point to start from, shape (n,); repaired if possible, ignored if not.
-            on_progress: Called during a MIP solve, by solvers that can; returning True stops it
-                (INTERRUPTED).
+            limits: When to stop.
 
         Raises:
-            OptionError: If a limit makes no sense.
-            SolverError: If the solver refuses the program or an option, or fails.
+            InputError: If the incumbent does not fit the program.
+            OptionError: If an option of the solver makes no sense.
+            SolverError: If the solver refuses the program or fails.
         """
-
-
-def check_limits(
-    who: str,
-    program: Program,
-    time_limit_s: float,
-    cutoff: float | None,
-    target: float | None,
-    incumbent: Floats | None,
-) -> None:
-    """Refuse limits that make no sense, before any solver misreads them."""
-    if not time_limit_s >= 0:
-        raise OptionError(f"{who}: time_limit_s must be at least 0, got {time_limit_s}. Give seconds, or math.inf.")
-    if cutoff is not None and not cutoff > -math.inf:
-        raise OptionError(f"{who}: cutoff must be a number or +inf, got {cutoff}. Pass None for no cut-off.")
-    if target is not None and not target < math.inf:
-        raise OptionError(f"{who}: target must be a number or -inf, got {target}. Pass None for no target.")
-    if incumbent is None:
-        return
-    if np.shape(incumbent) != (program.n_columns,) or not np.isfinite(incumbent).all():
-        raise InputError(
-            f"{who}: incumbent must hold {program.n_columns} finite numbers, got shape {np.shape(incumbent)} "
-            "or a NaN. Pass one value per column."
-        )

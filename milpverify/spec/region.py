@@ -19,9 +19,10 @@ import numpy as np
 from milpverify.errors import RegionError
 from milpverify.network.arrays import array_namespace
 from milpverify.spec.cuts import NO_CUTS, Cuts
+from milpverify.spec.duals import CutDual
 from milpverify.spec.rounding import finite_fractions
 from milpverify.spec.rows import RegionRows
-from milpverify.spec.support import as_float64, box_estimate, like, rounded
+from milpverify.spec.support import as_float64, like, middle_estimate, rounded
 
 if TYPE_CHECKING:
     from milpverify.network.operators import Array
@@ -83,8 +84,9 @@ class Region(ABC):
             b: Right-hand sides, shape (m,) or a number.
 
         Raises:
-            RegionError: If the shapes do not fit, a number is not finite, or no point is left. Emptiness is found
-                out by bounds of one row at a time; an empty region that hides from them makes every LP infeasible.
+            RegionError: If the shapes do not fit, a number is not finite, or it is proven that no point is left. The
+                proof is a lower bound of a cut's row above its right-hand side, over the region and all cuts; an empty
+                region that hides from it makes every LP infeasible.
         """
         return replace(self, cuts=self.cuts.extended(A, b, self.dimension))
 
@@ -184,23 +186,27 @@ class Region(ABC):
     def minimum(self, lam: Array) -> Array:
         """Lower bounds of min lam.x over the region, shape (m,). Rounded: never above the exact minimum.
 
-        Tight to rounding, with two exceptions, both valid and looser: cuts are ignored, and so is part of an L2 ball
-        that does no more than touch its clip.
+        Tight to rounding without cuts and with one cut; with several, the cuts' multipliers are improved one after the
+        other and can stop short of the best, at no less than the bound without cuts. A set that does no more than
+        touch a cut, or an L2 ball its clip, gives a valid bound that is looser.
 
         Args:
             lam: numpy or torch, shape (m, n), taken as the exact values of its floats.
         """
-        return self._minimum(as_float64(lam))
+        lam = as_float64(lam)
+        return self._cut_dual.bound(lam) if self.cuts.n_rows else self._minimum(lam)
 
     def minimiser(self, lam: Array) -> Array:
         """Points of the region that nearly attain min lam.x, shape (m, n), in the namespace of lam. Floating.
 
-        They can miss the region by rounding, and cuts are ignored; `project` brings them in.
+        They can miss the region by rounding; `project` brings them in. With cuts they minimise lam + A^T mu over the
+        region without its cuts, for the multipliers mu of `minimum`: such a point can lie on either side of a cut.
 
         Args:
             lam: numpy or torch, shape (m, n).
         """
-        return self._minimiser(as_float64(lam))
+        lam = as_float64(lam)
+        return self._cut_dual.point(lam) if self.cuts.n_rows else self._minimiser(lam)
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """n random points, shape (n, dimension): uniform in the box or ball, then projected onto clip and cuts."""
@@ -213,10 +219,27 @@ class Region(ABC):
         low, names = np.full(self.cuts.n_rows, -np.inf), [f"cut{i}" for i in range(self.cuts.n_rows)]
         return RegionRows([], none, none, rows, cols, self.cuts.A[rows, cols], low, self.cuts.b, names, True)
 
+    @cached_property
+    def _cut_dual(self) -> CutDual:
+        """How the cuts enter `minimum` and `minimiser`."""
+        reach = np.maximum(np.abs(self.lower), np.abs(self.upper))
+        return CutDual(self.cuts, reach, self._minimum, self._minimiser)
+
     def _minimum(self, lam: Array) -> Array:
-        return rounded(box_estimate(lam, like(self.lower, lam), like(self.upper, lam)), self.dimension)
+        """`minimum` without the cuts."""
+        center, radius = (like(v, lam) for v in self._middle)
+        return rounded(middle_estimate(lam, center, radius), self.dimension)
+
+    @cached_property
+    def _middle(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centre c and radius r of the bounding box; r rounded up, so that the box lies in c +- r."""
+        center = np.minimum(np.maximum(self.lower / 2 + self.upper / 2, self.lower), self.upper)
+        gap = np.maximum(self.upper - center, center - self.lower)
+        # A float difference is 0 only where the exact one is.
+        return frozen(center), frozen(np.where(gap > 0, np.nextafter(gap, np.inf), 0.0))
 
     def _minimiser(self, lam: Array) -> Array:
+        """`minimiser` without the cuts."""
         xp = array_namespace(lam)
         lower, upper, center = (like(v, lam) for v in (self.lower, self.upper, self.center))
         return xp.where(lam > 0, lower, xp.where(lam < 0, upper, center + xp.zeros_like(lam)))
@@ -241,7 +264,7 @@ class Region(ABC):
             object.__setattr__(self, name, frozen(value) if isinstance(value, np.ndarray) else value)
 
     def _check_cuts(self) -> None:
-        """Refuse a region that a single cut leaves empty."""
+        """Refuse a region that its cuts, one by one or together, provably leave empty."""
         if not self.cuts.n_rows:
             return
         if self.cuts.A.shape[1] != self.dimension:
@@ -256,6 +279,15 @@ class Region(ABC):
             raise RegionError(
                 f"{type(self).__name__}: empty region: cut {i} asks A x <= {self.cuts.b[i]:.6g}, the least A x in the "
                 f"region is {least[i]:.6g}. Loosen the cut or the region."
+            )
+        # A point that meets every cut meets the i-th: the least A_i x over the region and the cuts is at most b_i.
+        together = self.minimum(self.cuts.A) if self.cuts.n_rows > 1 else least
+        empty = np.flatnonzero(together > self.cuts.b)
+        if len(empty):
+            i = int(empty[0])
+            raise RegionError(
+                f"{type(self).__name__}: empty region, which is proven: cut {i} asks A x <= {self.cuts.b[i]:.6g}, the "
+                f"least A x that the region and all cuts leave is {together[i]:.6g} or more. Loosen a cut."
             )
 
 

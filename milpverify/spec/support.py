@@ -57,6 +57,14 @@ def box_estimate(lam: Array, lower: Array, upper: Array) -> Estimate:
     return Estimate(both[:, 0], both[:, 1])
 
 
+def middle_estimate(lam: Array, center: Array, radius: Array) -> Estimate:
+    """min over center +- radius of lam.x = lam.c - |lam|.r, lam of shape (m, n). Floating, with its size."""
+    xp = array_namespace(lam)
+    size = xp.abs(lam)
+    spread = size @ radius
+    return Estimate(lam @ center - spread, size @ xp.abs(center) + spread)
+
+
 def ball_estimate(w: Array, center: Array, eps: float, dual_norm: Array) -> Estimate:
     """w.c - eps ||w||_*, w of shape (m, n), dual norms of shape (m,). Floating, with its size."""
     xp = array_namespace(w)

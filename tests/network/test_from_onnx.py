@@ -18,7 +18,7 @@ from milpverify.network.exact import forward_exact
 from milpverify.network.from_onnx import compare_with_onnxruntime, from_onnx
 from milpverify.network.graph import Network
 from tests.network.onnx_cases import CASES, OnnxCase, arrays, build, floats, ints, node, run, write
-from tests.paths import need
+from tests.paths import mnist, need
 
 
 def samples(shape: tuple[int, ...], count: int = 6, seed: int = 1) -> np.ndarray:
@@ -487,8 +487,7 @@ def test_published_networks_with_a_sigmoid_are_refused() -> None:
 
 def test_published_logits_are_reproduced() -> None:
     logits = np.load(need("mipverify_nets", "reference_logits.npz"))
-    raw = gzip.decompress(need("mnist", "t10k-images-idx3-ubyte.gz").read_bytes())
-    images = np.frombuffer(raw, dtype=np.uint8, offset=16).reshape(-1, 784)[:10] / 255.0
+    images = mnist()[0][:10]
     net = from_onnx(need("mipverify_nets", "wk17a_mnist_linf0.1.onnx"))
     np.testing.assert_allclose(net.forward(images), logits["wk17a_logits_first10"], rtol=1e-9, atol=1e-9)
 

@@ -20,6 +20,7 @@ from milpverify.errors import InputError, OptionError, SolverError
 from milpverify.program import highs, highs_calls
 from milpverify.program.highs import Highs, MipProgress, Solution, Status, WarmLP
 from milpverify.program.program import Program
+from milpverify.program.solver import Limits
 
 
 def knapsack(offset: float = 100.0) -> Program:
@@ -67,7 +68,7 @@ def test_highs_agrees_with_enumeration(program: Program, presolve: bool) -> None
 def test_a_cutoff_answers_whether_something_is_better(program: Program, quarters: int, presolve: bool) -> None:
     best = enumerate_optimum(program)
     cutoff = (0.0 if math.isinf(best) else best) + quarters / 4
-    solution = Highs(presolve=presolve).solve(program, cutoff=cutoff)
+    solution = Highs(presolve=presolve).solve(program, Limits(cutoff=cutoff))
     if best < cutoff:
         assert solution.status is Status.OPTIMAL
         assert solution.objective == pytest.approx(best, abs=1e-6)
@@ -95,7 +96,7 @@ def test_no_dual_bound_passes_the_cutoff_when_highs_calls_a_poor_point_optimal()
         best = Highs().solve(program).objective
         if best is None:
             continue
-        solution = Highs().solve(program, cutoff=best - 1e-3)
+        solution = Highs().solve(program, Limits(cutoff=best - 1e-3))
         assert solution.status is Status.CUTOFF and solution.dual_bound == best - 1e-3
         deceived += solution.objective is not None and solution.objective > best + 1e-3
     assert deceived > 0
@@ -106,7 +107,7 @@ def test_no_dual_bound_passes_the_cutoff_when_highs_calls_a_poor_point_optimal()
 def test_a_target_stops_below_it_or_proves_the_optimum(program: Program, quarters: int) -> None:
     best = enumerate_optimum(program)
     target = (0.0 if math.isinf(best) else best) + quarters / 4
-    solution = Highs().solve(program, target=target)
+    solution = Highs().solve(program, Limits(target=target))
     if math.isinf(best):
         assert solution.status is Status.INFEASIBLE
         return
@@ -119,7 +120,7 @@ def test_a_target_stops_below_it_or_proves_the_optimum(program: Program, quarter
 
 
 def test_a_hard_program_stops_at_the_first_point_below_the_target() -> None:
-    solution = Highs().solve(market_split(), target=5000.0)
+    solution = Highs().solve(market_split(), Limits(target=5000.0))
     assert solution.status is Status.TARGET
     assert solution.objective is not None and solution.objective < 5000 and solution.dual_bound <= 7
 
@@ -128,7 +129,7 @@ def test_an_incumbent_is_what_remains_when_no_time_is_left() -> None:
     program = market_split()
     point = np.r_[np.zeros(40), np.zeros(8)]
     point[40:44] = program.row_lower
-    solution = Highs().solve(program, time_limit_s=0, incumbent=point)
+    solution = Highs().solve(program, Limits(time_limit_s=0, incumbent=point))
     assert solution.status is Status.TIME_LIMIT and solution.dual_bound == -math.inf
     assert solution.x == pytest.approx(point)
     assert solution.objective == pytest.approx(7 + program.row_lower.sum())
@@ -139,7 +140,7 @@ def test_an_incumbent_below_the_target_ends_the_solve() -> None:
     point = np.zeros(48)
     point[40:44] = program.row_lower
     value = program.objective(point)
-    solution = Highs().solve(program, incumbent=point, target=value + 1)
+    solution = Highs().solve(program, Limits(incumbent=point, target=value + 1))
     assert solution.status is Status.TARGET and solution.objective is not None and solution.objective <= value
 
 
@@ -148,13 +149,13 @@ def test_an_incumbent_is_completed_from_its_integer_columns() -> None:
     point = np.r_[np.random.default_rng(0).integers(0, 2, 40), np.zeros(8)].astype(float)
     assert program.residual(point) > 1
     gap = program.row_lower - program.activity(point)
-    solution = Highs().solve(program, incumbent=point, target=7 + np.abs(gap).sum() + 1)
+    solution = Highs().solve(program, Limits(incumbent=point, target=7 + np.abs(gap).sum() + 1))
     assert solution.status is Status.TARGET and solution.x is not None and program.residual(solution.x) <= 1e-6
 
 
 def test_an_infeasible_incumbent_is_never_reported() -> None:
     for point in (np.zeros(48), np.r_[np.full(40, 0.5), np.zeros(8)], np.full(48, 1e9), np.full(48, -5.0)):
-        solution = Highs().solve(market_split(), incumbent=point, time_limit_s=0)
+        solution = Highs().solve(market_split(), Limits(incumbent=point, time_limit_s=0))
         assert solution.status is Status.TIME_LIMIT and solution.x is None and solution.objective is None
 
 
@@ -163,7 +164,7 @@ def test_an_infeasible_incumbent_is_never_reported() -> None:
 def test_no_incumbent_changes_the_optimum(program: Program, data: st.DataObject) -> None:
     point = data.draw(st.lists(st.floats(-4, 4), min_size=program.n_columns, max_size=program.n_columns))
     best = enumerate_optimum(program)
-    solution = Highs().solve(program, incumbent=np.array(point))
+    solution = Highs().solve(program, Limits(incumbent=np.array(point)))
     if math.isinf(best):
         assert solution.status is Status.INFEASIBLE
     else:
@@ -174,26 +175,26 @@ def test_an_almost_integral_incumbent_does_not_beat_the_optimum() -> None:
     # 1e-7 above an integer passes for one, and is worth 30 * 1e4 * 1e-7 more than it should.
     program = build(np.full(30, -1e4), [np.ones(30)], -np.inf, 15.5, integer=True)
     best = np.r_[np.ones(15), np.zeros(15)]
-    solution = Highs(presolve=False).solve(program, incumbent=best + 1e-7)
+    solution = Highs(presolve=False).solve(program, Limits(incumbent=best + 1e-7))
     assert solution.objective == pytest.approx(-15e4, abs=1e-6)
 
 
 @pytest.mark.parametrize("program", [knapsack(), knapsack().relax()], ids=["mip", "lp"])
 def test_no_time_proves_nothing(program: Program) -> None:
-    solution = Highs().solve(program, time_limit_s=0)
+    solution = Highs().solve(program, Limits(time_limit_s=0))
     assert solution.status is Status.TIME_LIMIT and solution.dual_bound == -math.inf
     assert solution.x is None or program.residual(solution.x) <= 1e-6
 
 
 def test_a_time_limit_keeps_the_point_and_a_true_bound() -> None:
-    solution = Highs().solve(market_split(), time_limit_s=0.5)
+    solution = Highs().solve(market_split(), Limits(time_limit_s=0.5))
     assert solution.status is Status.TIME_LIMIT
     assert solution.objective is not None and 7 <= solution.dual_bound + 1e-6 <= solution.objective
     assert solution.x is not None and market_split().residual(solution.x) <= 1e-6
 
 
 def test_a_time_limit_reports_no_dual_bound_above_the_cutoff() -> None:
-    solution = Highs().solve(market_split(), time_limit_s=0.5, cutoff=5.0)
+    solution = Highs().solve(market_split(), Limits(time_limit_s=0.5, cutoff=5.0))
     assert solution.dual_bound <= 5
 
 
@@ -225,7 +226,7 @@ def test_progress_is_told_and_true_interrupts() -> None:
         return progress.x is not None
 
     program = market_split()
-    solution = Highs().solve(program, time_limit_s=60, on_progress=stop_at_a_point)
+    solution = Highs().solve(program, Limits(time_limit_s=60, on_progress=stop_at_a_point))
     assert solution.status is Status.INTERRUPTED and solution.x is not None
     assert seen[-1].x is not None and program.residual(seen[-1].x) <= 1e-6
     assert program.objective(seen[-1].x) == pytest.approx(seen[-1].primal_bound)
@@ -235,7 +236,9 @@ def test_progress_is_told_and_true_interrupts() -> None:
 
 def test_progress_that_does_not_say_true_lets_the_solve_end() -> None:
     bounds: list[float] = []
-    solution = Highs(presolve=False).solve(covering(), cutoff=1000.0, on_progress=lambda p: bounds.append(p.dual_bound))
+    solution = Highs(presolve=False).solve(
+        covering(), Limits(cutoff=1000.0, on_progress=lambda p: bounds.append(p.dual_bound))
+    )
     assert solution.status is Status.OPTIMAL and solution.objective is not None
     assert bounds and max(bounds) <= solution.objective + 1e-6
 
@@ -245,7 +248,7 @@ def test_an_error_in_the_progress_function_reaches_the_caller() -> None:
         raise RuntimeError("from the callback")
 
     with pytest.raises(RuntimeError, match="from the callback"):
-        Highs().solve(market_split(), time_limit_s=60, on_progress=fail)
+        Highs().solve(market_split(), Limits(time_limit_s=60, on_progress=fail))
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -256,7 +259,7 @@ def test_ctrl_c_stops_a_mip_and_is_raised() -> None:
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        Highs().solve(market_split(), time_limit_s=60, on_progress=press)
+        Highs().solve(market_split(), Limits(time_limit_s=60, on_progress=press))
     assert signal.getsignal(signal.SIGINT) is before
     assert Highs().solve(knapsack()).status is Status.OPTIMAL
 
@@ -444,17 +447,22 @@ def test_bad_calls_of_a_warm_lp_are_refused() -> None:
         ({"cutoff": -math.inf}, "cutoff"),
         ({"target": math.nan}, "target"),
         ({"target": math.inf}, "target"),
-        ({"incumbent": np.zeros(2)}, "incumbent"),
+        ({"incumbent": np.zeros((3, 1))}, "incumbent"),
         ({"incumbent": np.array([0, math.nan, 0])}, "incumbent"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(limits: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=f"Highs.solve: {message}"):
-        Highs().solve(knapsack(), **limits)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"Limits: {message}"):
+        Limits(**limits)  # type: ignore[arg-type]
+
+
+def test_an_incumbent_of_another_program_is_refused() -> None:
+    with pytest.raises(InputError, match=r"Highs.solve: incumbent holds 2 values, 'case' has 3 columns"):
+        Highs().solve(knapsack(), Limits(incumbent=np.zeros(2)))
 
 
 def test_open_limits_are_no_limits() -> None:
-    solution = Highs().solve(knapsack(), cutoff=math.inf, target=-math.inf)
+    solution = Highs().solve(knapsack(), Limits(cutoff=math.inf, target=-math.inf))
     assert solution.status is Status.OPTIMAL and solution.dual_bound == pytest.approx(80)
 
 

@@ -16,7 +16,7 @@ from milpverify.errors import InputError, OptionError, SolverError
 from milpverify.program.highs import Highs
 from milpverify.program.program import Program, ProgramBuilder
 from milpverify.program.pulp_backend import Cbc, PulpHighs, from_pulp, to_pulp
-from milpverify.program.solver import Solver, Status
+from milpverify.program.solver import Limits, Solver, Status
 
 SOLVERS = [pytest.param(Cbc(), id="cbc"), pytest.param(PulpHighs(), id="pulp-highs")]
 
@@ -134,14 +134,14 @@ def test_both_solvers_find_the_optimum_of_every_kind_of_row(solver: Solver) -> N
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_no_time_proves_nothing(solver: Solver) -> None:
-    solution = solver.solve(mixed(), time_limit_s=0)
+    solution = solver.solve(mixed(), Limits(time_limit_s=0))
     assert solution.status is Status.TIME_LIMIT and solution.x is None and solution.dual_bound == -math.inf
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_time_limit_is_not_an_optimum(solver: Solver) -> None:
     program = market_split()
-    solution = solver.solve(program, time_limit_s=1)
+    solution = solver.solve(program, Limits(time_limit_s=1))
     assert solution.status is Status.TIME_LIMIT and solution.dual_bound == -math.inf
     assert solution.x is not None and program.residual(solution.x) <= 1e-5
     assert solution.objective == pytest.approx(program.objective(solution.x))
@@ -204,9 +204,9 @@ def test_a_cbc_that_claims_a_wrong_point_is_not_believed(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_limits_that_make_no_sense_are_refused(solver: Solver) -> None:
-    with pytest.raises(OptionError, match="time_limit_s"):
-        solver.solve(mixed(), time_limit_s=-1)
+def test_an_incumbent_of_another_program_is_refused(solver: Solver) -> None:
+    with pytest.raises(InputError, match=f"{type(solver).__name__}.solve: incumbent holds 1 values"):
+        solver.solve(mixed(), Limits(incumbent=np.zeros(1)))
 
 
 def test_a_missing_pulp_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

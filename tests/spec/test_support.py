@@ -11,7 +11,7 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
 from milpverify.errors import RegionError
-from milpverify.spec.regions import Ball, Box, L1Ball, L2Ball, LinfBall, Region
+from milpverify.spec.regions import Ball, L1Ball, L2Ball, LinfBall, Region
 from tests.spec.strategies import LAW, balls, regions, seeds
 
 
@@ -170,12 +170,6 @@ def test_the_minimum_of_hand_made_cases() -> None:
     assert outside.minimum(np.array([[0.12, -0.13, 0.64]]))[0] == pytest.approx(expected)
     assert L2Ball([1, 2], 0.5).minimum(np.array([[3.0, 4.0]]))[0] == pytest.approx(8.5)
     assert LinfBall([1, 2], 0.5, (0.75, 3)).minimum(np.array([[3.0, -4.0]]))[0] == pytest.approx(-7.75)
-
-
-def test_cuts_loosen_nothing_but_are_ignored_by_the_minimum() -> None:
-    lam = np.array([[1.0, 1.0]])
-    box = Box([0, 0], [1, 1])
-    assert box.with_cuts([-1, -1], -0.5).minimum(lam)[0] == box.minimum(lam)[0] <= 0.0
 
 
 def test_tangent_cut_needs_a_direction() -> None:
