@@ -13,7 +13,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from milpverify.bounds.method import BoundMethod, Crown, FastLin, Interval
+from milpverify.bounds.backward import Crown, FastLin
+from milpverify.bounds.method import BoundMethod, Interval
+from milpverify.bounds.norms import NormBounds
+from milpverify.bounds.slopes import AlphaCrown, FastLinStep, KappaCrown
 from milpverify.formulation.relu import BigM, ReLUEncoding
 from milpverify.network.convolution import Conv2d
 from milpverify.network.graph import Affine, Network
@@ -22,6 +25,7 @@ from milpverify.program.highs import Highs
 from milpverify.program.pulp_backend import Cbc, PulpHighs
 from milpverify.program.solver import Solver
 from milpverify.spec.regions import Box, L1Ball, L2Ball, LinfBall, Region
+from milpverify.tighten.lp import TriangleLP
 
 settings.register_profile("laws", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("laws")
@@ -32,6 +36,11 @@ BOUND_METHODS: dict[str, BoundMethod] = {
     "fastlin pure": FastLin(intersect=False),
     "crown": Crown(),
     "crown pure": Crown(intersect=False),
+    "fastlin step": FastLinStep(),
+    "alpha": AlphaCrown(),
+    "kappa": KappaCrown(),
+    "norms": NormBounds(),
+    "lp": TriangleLP(),
 }
 ENCODINGS: dict[str, ReLUEncoding] = {"big-M": BigM(), "big-M with zhat": BigM(preactivation_columns=True)}
 SOLVERS: dict[str, Solver] = {"highs": Highs(), "cbc": Cbc(), "pulp highs": PulpHighs()}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.data import DATA, mnist_test
 
-DATA = Path(os.environ.get("MILPVERIFY_DATA", ROOT.parent / "shared" / "data"))
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def need(*parts: str) -> Path:
@@ -18,3 +19,11 @@ def need(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs {'/'.join(parts)} of the benchmark data; set MILPVERIFY_DATA to its folder")
     return path
+
+
+@cache
+def mnist() -> tuple[np.ndarray, np.ndarray]:
+    """The 10,000 MNIST test images, float64 in [0, 1] of shape (10000, 784), and their labels."""
+    need("mnist", "t10k-images-idx3-ubyte.gz")
+    need("mnist", "t10k-labels-idx1-ubyte.gz")
+    return mnist_test()

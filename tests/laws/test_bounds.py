@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from milpverify.bounds.dual import DualProblem, dual_bound
-from milpverify.bounds.method import FastLin, bound_rows, compute_bounds
+from milpverify.bounds.backward import FastLin
+from milpverify.bounds.compute import bound_rows, compute_bounds
+from milpverify.bounds.dual import dual_bound
+from milpverify.bounds.problem import DualProblem
 from milpverify.network.condense import condense
 from milpverify.network.exact import forward_exact
 from milpverify.spec.regions import Box
@@ -59,7 +61,7 @@ def test_any_multipliers_give_a_valid_bound(kind: str, seed: int) -> None:
     region = REGIONS["box"](rng, net.n_inputs)
     problem = DualProblem.of(net, region, compute_bounds(net, region))
     rows = rng.normal(size=(3, net.n_outputs))
-    wild = dual_bound(problem, len(net.layers) + 1, rows, lambda lam, l, u: 5.0 * rng.normal(size=lam.shape))
+    wild = dual_bound(problem, len(net.layers) + 1, rows, lambda j, lam, phases: 5.0 * rng.normal(size=lam.shape))
     assert (net.forward(region.sample(rng, 300)) @ rows.T >= wild.value - 1e-12).all()
 
 

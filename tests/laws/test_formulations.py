@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from milpverify.bounds.method import compute_bounds
+from milpverify.bounds.compute import compute_bounds
 from milpverify.formulation.encode import encode_slack
 from milpverify.formulation.property_program import big_m, stack_rows
 from milpverify.network.condense import Condensed, condense
