@@ -1,7 +1,7 @@
 """(Condensed network, region, rows) -> Program, and the map back from its columns to inputs and neurons.
 
 Columns read x0, x1, ... (inputs), z2_17 and a2_17 (output and phase of neuron 17 of layer 2 in the original network),
-slack or eps (what is minimised).
+slack or eps (what is minimised). One that ends in _scaled counts in a unit of its own; see `Frame`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,90 @@ import numpy as np
 
 from milpverify.formulation.relu import BigM, NeuronRows, ReLUEncoding
 from milpverify.network.condense import Condensed
-from milpverify.network.graph import UNIT, Affine, relu
+from milpverify.network.graph import UNIT, Affine, Bounds, relu
+from milpverify.network.operators import Dense
+from milpverify.program.blocks import Triplets
 from milpverify.program.program import Program, ProgramBuilder
-from milpverify.spec.regions import Box, L1Ball, LinfBall, Region
+from milpverify.spec.regions import Region
 
 # Objective coefficients (next to a largest one of about 1) that a solver need not respect: HiGHS takes a reduced cost
 # of 1e-7 on the wrong side for optimal, and hundreds of such inputs add up.
 NEGLIGIBLE = 2e-7
-# An input interval at most this wide passes for a point with solvers, whatever its coefficients make of the width.
-NARROW = 2e-6
+FINE = 2.0**-6  # columns get a unit of their own where that is below this: ordinary programs keep theirs
 
 LARGEST_SLACK = 1e15  # a row needs a finite side; this one never binds
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """What columns stand for: value = origin + unit * column.
+
+    Solvers' tolerances are absolute. To HiGHS an interval of width 1e-6 is a point, whatever a weight of 1e6 makes of
+    it, and a program that is feasible within it may pass for infeasible. So a narrow interval with large coefficients
+    counts from its middle in a unit of its own: a power of 2, so that scaling is exact.
+
+    Attributes:
+        origin: Shape (n,); 0 where the unit is 1.
+        unit: Shape (n,).
+    """
+
+    origin: np.ndarray
+    unit: np.ndarray
+
+    @classmethod
+    def of(cls, lower: np.ndarray, upper: np.ndarray, unit: np.ndarray) -> Frame:
+        """Counted from the middle where the unit is not 1."""
+        return cls(np.where(unit < 1.0, np.clip(lower / 2 + upper / 2, lower, upper), 0.0), unit)
+
+    def columns(self, values: np.ndarray) -> np.ndarray:
+        """The columns that stand for some values. Floating."""
+        return np.asarray((values - self.origin) / self.unit)
+
+    def values(self, columns: np.ndarray) -> np.ndarray:
+        """What columns stand for. Floating."""
+        return np.asarray(self.origin + self.unit * columns)
+
+    def bounds(self, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of the columns. Rounded outward."""
+        scaled = self.unit < 1.0
+        low, high = self.columns(lower), self.columns(upper)
+        return (
+            np.where(scaled, np.nextafter(low, -np.inf), lower),
+            np.where(scaled, np.nextafter(high, np.inf), upper),
+        )
+
+    def names(self, names: Sequence[str]) -> list[str]:
+        """Names of the columns."""
+        return [f"{name}_scaled" if unit < 1.0 else name for name, unit in zip(names, self.unit, strict=True)]
+
+    def then(self, other: Frame) -> Frame:
+        """The frame of these columns and then of others."""
+        return Frame(np.concatenate([self.origin, other.origin]), np.concatenate([self.unit, other.unit]))
+
+    def rows(
+        self, matrix: tuple[np.ndarray, np.ndarray, np.ndarray], low: np.ndarray, high: np.ndarray
+    ) -> tuple[Triplets, np.ndarray, np.ndarray]:
+        """Rows over values, low <= A value <= high, as rows over the columns. Rounded outward.
+
+        A row that meets a scaled column is divided by a power of 2 where its coefficients would all be small.
+
+        Args:
+            matrix: A as (rows, cols, values).
+            low, high: Shape (m,).
+        """
+        rows, cols, values = matrix
+        m = len(low)
+        terms = values * self.origin[cols]
+        shift, size = (np.bincount(rows, weights=part, minlength=m) for part in (terms, np.abs(terms)))
+        count = np.bincount(rows, weights=self.unit[cols] < 1.0, minlength=m)
+        lost = 2.0 * (count + 4) * UNIT
+        values = values * self.unit[cols]
+        largest = np.zeros(m)
+        np.maximum.at(largest, rows, np.abs(values))
+        scale = np.where((count > 0) & (0.0 < largest) & (largest < 0.5), _power_below(largest), 1.0)
+        low = np.where(count > 0, low - shift - lost * (size + np.abs(low)), low) / scale
+        high = np.where(count > 0, high - shift + lost * (size + np.abs(high)), high) / scale
+        return (rows, cols, values / scale[rows]), low, high
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +106,15 @@ class Encoded:
 
     Attributes:
         program: Minimises; its optimum is a slack max_i (C_i y - d_i) or a distance.
-        condensed: The network it is about.
+        condensed: The network it is about, over the program's columns.
         rows: Which outputs of the condensed network it uses.
         d: Their right-hand sides, shape (len(rows),).
         x: Columns of the inputs.
         z, a: Columns of the neurons' outputs and phases, per layer.
         unsafe: Rows that hold the outputs inside the unsafe set; none where the slack is minimised.
-        inside: How far inside a polished solution must lie, so that rounding cannot put it outside; in `unit`s.
-        unit: What the program's rows (and its objective, where that is a slack) count in, in units of y; a power of 2.
+        frame: What the columns of the inputs stand for.
+        inside: How far inside a polished solution must lie, so that rounding cannot put it outside; as the rows count.
+        unit: What the objective counts in, in units of y (a slack) or of x (a distance); a power of 2.
     """
 
     program: Program
@@ -51,13 +125,9 @@ class Encoded:
     z: tuple[np.ndarray, ...]
     a: tuple[np.ndarray, ...]
     unsafe: np.ndarray
+    frame: Frame
     inside: float = 0.0
     unit: float = 1.0
-
-    @property
-    def minimises_slack(self) -> bool:
-        """Whether the objective is a slack, not a distance."""
-        return not len(self.unsafe)
 
     @property
     def reach(self) -> float:
@@ -69,21 +139,23 @@ class Encoded:
         sums = np.bincount(program.row_of_nonzero(), weights=terms, minlength=program.n_rows)
         return float(max(sums.max(initial=0.0), np.abs(program.cost) @ size + abs(program.offset)))
 
-    @property
-    def scale(self) -> float:
-        """The largest size of an input, a neuron or a coefficient, at least 1.
+    def scale(self, bounds: Bounds) -> float:
+        """The largest size of an input, a neuron or a coefficient, at least 1: what a solver's tolerance grows with.
 
         Solvers' tolerances are absolute: one of 1e-7 in an input becomes 1e-7 times its coefficient in a neuron.
+
+        Args:
+            bounds: Of all neurons: those folded away count too.
         """
-        bounds = self.condensed.bounds
-        coefficients = np.abs(self.program.row_value).max(initial=0.0), np.abs(self.program.cost).max(initial=0.0)
-        sizes = [np.abs(part).max(initial=0.0) for part in (*bounds.lower, *bounds.upper)]
-        inputs = self.program.column_lower[self.x], self.program.column_upper[self.x]
-        return float(max(1.0, *coefficients, *sizes, *(np.abs(side).max(initial=0.0) for side in inputs)))
+        program = self.program
+        sides = (program.column_lower[self.x], program.column_upper[self.x])
+        inputs = (self.frame.values(side) for side in sides)
+        sizes = (program.row_value, program.cost, *sides, *inputs, *bounds.lower, *bounds.upper)
+        return float(max(1.0, *(np.abs(part).max(initial=0.0) for part in sizes)))
 
     def input(self, solution: np.ndarray) -> np.ndarray:
         """The network input of a solution of the program, shape (n_inputs,)."""
-        return np.asarray(solution[self.x])
+        return self.frame.values(solution[self.x])
 
     def with_phases(self, solution: np.ndarray) -> Program:
         """The LP that keeps a solution's activation pattern, where every relu is on one of its sides, exactly."""
@@ -97,7 +169,7 @@ class Encoded:
         The fixed phases stay integers, so that a solver treats it as it treats the whole program.
         """
         pattern = np.zeros(self.program.n_columns)
-        for zhat, phases in zip(self.condensed.net.activations(x)[0], self.a, strict=True):
+        for zhat, phases in zip(self.condensed.net.activations(self.frame.columns(x))[0], self.a, strict=True):
             pattern[phases] = zhat > 0
         row_lower, row_upper = self.program.row_lower.copy(), self.program.row_upper.copy()
         row_lower[self.unsafe], row_upper[self.unsafe] = -LARGEST_SLACK, np.inf
@@ -116,13 +188,27 @@ class Encoded:
         """
         values = np.zeros(self.program.n_columns)
         told = len(self.x) + sum(map(len, self.z)) + sum(map(len, self.a))
-        hidden, outputs = self.condensed.net.activations(x)
-        values[self.x] = x
+        values[self.x] = self.frame.columns(x)
+        hidden, outputs = self.condensed.net.activations(values[self.x])
         for zhat, z, a in zip(hidden, self.z, self.a, strict=True):
             values[z], values[a] = relu(zhat), zhat > 0
         if self.program.column_names[-1] == "slack":
             values[-1], told = (outputs[self.rows] - self.d).max() / self.unit, told + 1
         return values if told == self.program.n_columns else None
+
+    def with_cut(self, normal: np.ndarray, right: float, name: str) -> Encoded:
+        """The program with the row normal . x <= right. Rounded outward.
+
+        Entries far below the largest are left out, and paid for at the far end of their columns.
+        """
+        none, index = np.zeros(len(normal), dtype=int), np.arange(len(normal))
+        (_, _, values), _, high = self.frame.rows((none, index, normal), np.array([-np.inf]), np.array([right]))
+        keep = np.abs(values) > 1e-9 * np.abs(values).max()
+        lower, upper = self.program.column_lower[self.x], self.program.column_upper[self.x]
+        lost = float((np.abs(values) * np.maximum(np.abs(lower), np.abs(upper)))[~keep].sum())
+        high = high + lost * (1.0 + 2.0 * (len(normal) + 4) * UNIT)
+        rows = [(self.x[keep], np.asarray(values)[keep][None, :])]
+        return replace(self, program=self.program.with_rows(rows, -np.inf, high, [name]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +224,92 @@ class Columns:
         index = np.arange(affine.size) if rows is None else rows
         sources = (self.x, *self.z)
         return [(sources[source], op.rows(index)) for source, op in affine.blocks]
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """A condensed network whose narrow inputs and neurons count in units of their own.
+
+    Attributes:
+        condensed: Over the inputs' columns; a neuron's z and zhat are divided by its unit.
+        frame: Of the inputs.
+        units: Of the neurons, per layer.
+    """
+
+    condensed: Condensed
+    frame: Frame
+    units: tuple[np.ndarray, ...]
+
+    @classmethod
+    def of(
+        cls, condensed: Condensed, region: Region, rows: np.ndarray, unit: float = 1.0, *, alike: bool = False
+    ) -> Scaled:
+        """Choose the units, and count in them. Exact up to the rounding of biases, which the errors make up for.
+
+        From the outputs down, a column's unit is what changes some row by about that row's unit, but no less than the
+        column's width.
+
+        Args:
+            condensed: Its bounds hold in the region.
+            region: Bounds the inputs.
+            rows: The outputs that matter.
+            unit: What they count in.
+            alike: Whether all inputs get the finest unit of any.
+        """
+        parts = (*condensed.net.layers, condensed.net.output)
+        blocks = [{source: np.abs(op.rows(np.arange(part.size))) for source, op in part.blocks} for part in parts]
+        blocks[-1] = {source: matrix[rows] for source, matrix in blocks[-1].items()}
+        widths = [region.upper - region.lower]
+        widths += [u - l for l, u in zip(condensed.bounds.lower, condensed.bounds.upper, strict=True)]
+        gains = [np.zeros(len(width)) for width in widths]
+        units = [np.ones(len(width)) for width in widths]
+        above = np.full(len(rows), unit)
+        for k in range(len(parts) - 1, -1, -1):
+            for source, matrix in blocks[k].items():
+                gain = (matrix / above[:, None]).max(axis=0, initial=0.0)
+                gains[source] = np.maximum(gains[source], gain)
+            above = units[k] = own_unit(widths[k], gains[k])
+        if alike and (widths[0] > 0).any():
+            units[0] = np.where(widths[0] > 0, units[0].min(), 1.0)
+        units = [np.where(u < FINE, u, 1.0) for u in units]
+        frame = Frame.of(region.lower, region.upper, units[0])
+        small = condensed if all((u == 1.0).all() for u in units) else _counted_in(condensed, frame, units)
+        return cls(small, frame, tuple(units[1:]))
+
+
+def own_unit(width: np.ndarray, gain: np.ndarray | float) -> np.ndarray:
+    """The power of 2 at or below max(width, 1 / gain), at most 1; 1 where the width is 0."""
+    with np.errstate(divide="ignore"):
+        finest = np.minimum(np.maximum(width, 1.0 / np.asarray(gain, dtype=np.float64)), 1.0)
+    return np.where(width > 0, _power_below(finest), 1.0)
+
+
+def _power_below(size: np.ndarray) -> np.ndarray:
+    return np.asarray(np.ldexp(1.0, np.frexp(size)[1] - 1))
+
+
+def _counted_in(condensed: Condensed, frame: Frame, units: Sequence[np.ndarray]) -> Condensed:
+    """The condensed network over a frame's columns, its neurons divided by their units."""
+    parts, errors = [], []
+    rows_count_in = (*units[1:], np.ones(condensed.net.n_outputs))
+    for part, error, unit in zip((*condensed.net.layers, condensed.net.output), condensed.errors, rows_count_in,
+                                 strict=True):  # fmt: skip
+        bias, blocks = part.bias, []
+        for source, op in part.blocks:
+            matrix = op.rows(np.arange(part.size))
+            if source == 0:
+                size = np.abs(matrix) @ np.abs(frame.origin)
+                lost = 2.0 * (len(frame.origin) + 4) * UNIT * (size + np.abs(bias))
+                error = error + np.where(size > 0, lost, 0.0)
+                bias = bias + matrix @ frame.origin
+            blocks.append((source, Dense(matrix * units[source] / unit[:, None])))
+        parts.append(Affine(tuple(blocks), ((None, bias / unit),), part.size, part.name))
+        errors.append(error / unit)
+    bounds = condensed.bounds
+    lower = tuple(l / unit for l, unit in zip(bounds.lower, units[1:], strict=True))
+    upper = tuple(u / unit for u, unit in zip(bounds.upper, units[1:], strict=True))
+    net = replace(condensed.net, layers=tuple(parts[:-1]), output=parts[-1])
+    return replace(condensed, net=net, bounds=replace(bounds, lower=lower, upper=upper), errors=tuple(errors))
 
 
 def encode_slack(
@@ -163,20 +335,21 @@ def encode_slack(
     """
     index, d = np.asarray(rows, dtype=int), np.asarray(d, dtype=np.float64)
     builder = ProgramBuilder(absorb_tiny=True)
-    condensed, lower, upper = at_points(condensed, region)
-    columns = add_network(builder, condensed, region, lower, upper, encoding)
-    output = condensed.net.output
-    right = (output.bias[index] - d - _row_error(condensed, index, d)) / unit
+    scaled = Scaled.of(condensed, region, index, unit)
+    small, output = scaled.condensed, scaled.condensed.net.output
+    columns = add_network(builder, scaled, region, encoding)
+    right = (output.bias[index] - d - row_error(small, index, d)) / unit
     if len(index) == 1:
         blocks = [(column, matrix / unit) for column, matrix in columns.blocks(output, index)]
-        _set_row_cost(builder, blocks, float(right[0]), region, condensed)
+        lower, upper = scaled.frame.bounds(region.lower, region.upper)
+        _set_row_cost(builder, blocks, float(right[0]), small, lower, upper)
     else:
         slack = builder.add_columns(["slack"], -np.inf, np.inf)
         builder.add_rows(slack_rows(columns, output, index, slack, unit), right, np.inf, row_names(index))
         builder.set_cost(slack, [1.0])
     none = np.zeros(0, dtype=int)
     program = builder.build("slack")
-    return Encoded(program, condensed, index, d, columns.x, columns.z, columns.a, none, unit=unit)
+    return Encoded(program, small, index, d, columns.x, columns.z, columns.a, none, scaled.frame, unit=unit)
 
 
 def objective_unit(condensed: Condensed, rows: np.ndarray) -> float:
@@ -201,67 +374,15 @@ def row_names(index: np.ndarray) -> list[str]:
     return [f"row{i}" for i in range(len(index))]
 
 
-def encode_distance(
-    condensed: Condensed,
-    ball: LinfBall | L1Ball,
-    rows: Sequence[int] | np.ndarray,
-    d: np.ndarray,
-    inside: float = 0.0,
-    encoding: ReLUEncoding | None = None,
-) -> Encoded:
-    """Minimise the distance from the ball's centre to a point of the ball with y_i <= d_i for all i.
-
-    Args:
-        condensed: Outputs are the rows of unsafe polyhedra; its bounds hold in the ball.
-        ball: Gives centre, norm, clip and the largest distance of interest.
-        rows, d: As in `encode_slack`.
-        inside: How far inside the unsafe set polished solutions must lie, in units of y.
-        encoding: Defaults to `BigM()`.
-
-    Source:
-        Tjeng, Xiao & Tedrake 2019, eq. 3 to 7.
-    """
-    index, d = np.asarray(rows, dtype=int), np.asarray(d, dtype=np.float64)
-    builder = ProgramBuilder(absorb_tiny=True)
-    # The ball's own rows follow with its radius as a column: here its box and cuts are enough.
-    hull = Box(ball.lower, ball.upper, cuts=ball.cuts)
-    columns = add_network(builder, condensed, hull, ball.lower, ball.upper, encoding)
-    eps = builder.add_columns(["eps"], 0.0, float(ball.eps))
-    eye, one = np.eye(len(columns.x)), np.ones((len(columns.x), 1))
-    centre = np.asarray(ball.center)
-    if isinstance(ball, LinfBall):
-        builder.add_rows([(columns.x, eye), (eps, -one)], -np.inf, centre, [f"below{i}" for i in columns.x])
-        builder.add_rows([(columns.x, eye), (eps, one)], centre, np.inf, [f"over{i}" for i in columns.x])
-    else:
-        s = builder.add_columns([f"s{i}" for i in columns.x], 0.0, float(ball.eps))
-        builder.add_rows([(columns.x, eye), (s, -eye)], -np.inf, centre, [f"below{i}" for i in columns.x])
-        builder.add_rows([(columns.x, eye), (s, eye)], centre, np.inf, [f"over{i}" for i in columns.x])
-        builder.add_rows([(s, one.T), (eps, -np.ones((1, 1)))], -np.inf, 0.0, ["norm"])
-    output = condensed.net.output
-    names = [f"unsafe{i}" for i in range(len(index))]
-    unit = objective_unit(condensed, index)
-    blocks = [(column, matrix / unit) for column, matrix in columns.blocks(output, index)]
-    right = (d - output.bias[index] + _row_error(condensed, index, d)) / unit
-    unsafe = builder.add_rows(blocks, -np.inf, right, names)
-    builder.set_cost(eps, [1.0])
-    program = builder.build("distance")
-    return Encoded(program, condensed, index, d, columns.x, columns.z, columns.a, unsafe, inside / unit, unit)
-
-
-def add_network(
-    builder: ProgramBuilder,
-    condensed: Condensed,
-    region: Region,
-    lower: np.ndarray,
-    upper: np.ndarray,
-    encoding: ReLUEncoding | None,
-) -> Columns:
-    """Add the inputs between `lower` and `upper` and the unstable neurons, with the rows that tie them all together."""
-    encoding = encoding or BigM()
-    x = builder.add_columns([f"x{i}" for i in range(region.dimension)], lower, upper)
+def add_network(builder: ProgramBuilder, scaled: Scaled, region: Region, encoding: ReLUEncoding | None) -> Columns:
+    """Add the inputs of a region and the unstable neurons, with the rows that tie them all together."""
+    encoding, condensed, frame = encoding or BigM(), scaled.condensed, scaled.frame
+    names = frame.names([f"x{i}" for i in range(region.dimension)])
+    x = builder.add_columns(names, *frame.bounds(region.lower, region.upper))
     columns = Columns(x, (), ())
     for k, affine in enumerate(condensed.net.layers, start=1):
-        labels = tuple(f"{k}_{neuron}" for neuron in condensed.kept[k - 1])
+        plain, units = [f"{k}_{neuron}" for neuron in condensed.kept[k - 1]], scaled.units[k - 1]
+        labels = tuple(f"{label}_scaled" if u < 1.0 else label for label, u in zip(plain, units, strict=True))
         l, u = condensed.bounds.lower[k - 1], condensed.bounds.upper[k - 1]
         if labels:
             blocks, error = tuple(columns.blocks(affine)), condensed.errors[k - 1]
@@ -269,39 +390,30 @@ def add_network(
         else:
             z = a = np.zeros(0, dtype=np.int32)
         columns = Columns(x, (*columns.z, z), (*columns.a, a))
-    _add_region(builder, region, x)
+    _add_region(builder, region, x, frame)
     return columns
 
 
-def at_points(condensed: Condensed, region: Region) -> tuple[Condensed, np.ndarray, np.ndarray]:
-    """Bounds of the inputs' columns, where an interval of a box too narrow for solvers is its midpoint.
-
-    The condensed network comes back with what that moves its layers and outputs by, at most, added to its errors.
-    """
-    narrow = (region.upper - region.lower <= NARROW) & (region.upper > region.lower) & region.is_box
-    if not narrow.any():
-        return condensed, region.lower, region.upper
-    middle = np.clip(region.lower / 2 + region.upper / 2, region.lower, region.upper)
-    moved = np.nextafter(np.maximum(middle - region.lower, region.upper - middle), np.inf) * narrow
-    moved = moved * (1.0 + 2.0 * (len(moved) + 4) * UNIT)
-    errors = []
-    for error, part in zip(condensed.errors, (*condensed.net.layers, condensed.net.output), strict=True):
-        errors.append(error + sum(op.magnitude().apply(moved) for source, op in part.blocks if source == 0))
-    small = replace(condensed, errors=tuple(errors))
-    return small, np.where(narrow, middle, region.lower), np.where(narrow, middle, region.upper)
-
-
-def _add_region(builder: ProgramBuilder, region: Region, x: np.ndarray) -> None:
+def _add_region(builder: ProgramBuilder, region: Region, x: np.ndarray, frame: Frame) -> None:
     """The rows of a region beyond its box: norm balls, linear cuts."""
     extra = region.linear_rows()
     if not extra.n_rows:
         return
-    auxiliary = builder.add_columns(extra.aux_names, extra.aux_lower, extra.aux_upper)
-    triplets = (extra.rows, extra.cols, extra.vals)
-    builder.add_rows([(np.concatenate([x, auxiliary]), triplets)], extra.row_lower, extra.row_upper, extra.row_names)
+    low, high = np.asarray(extra.aux_lower), np.asarray(extra.aux_upper)
+    own = helper_frame(frame, low, high)
+    auxiliary = builder.add_columns(own.names(extra.aux_names), *own.bounds(low, high))
+    matrix, lower, upper = frame.then(own).rows((extra.rows, extra.cols, extra.vals), extra.row_lower, extra.row_upper)
+    builder.add_rows([(np.concatenate([x, auxiliary]), matrix)], lower, upper, extra.row_names)
 
 
-def _row_error(condensed: Condensed, index: np.ndarray, d: np.ndarray) -> np.ndarray:
+def helper_frame(frame: Frame, lower: np.ndarray, upper: np.ndarray) -> Frame:
+    """The frame of columns that measure inputs: as fine as the finest of those, but no finer than their own width."""
+    finest = frame.unit.min(initial=1.0)
+    unit = own_unit(upper - lower, 1.0 / finest)
+    return Frame.of(lower, upper, np.where(unit < FINE, unit, 1.0) if finest < 1.0 else np.ones(len(lower)))
+
+
+def row_error(condensed: Condensed, index: np.ndarray, d: np.ndarray) -> np.ndarray:
     """How far y_i - d_i can be from what the rows say, at most: condensing, and the rounding of right-hand sides."""
     return np.asarray(condensed.errors[-1][index] + 4.0 * UNIT * (np.abs(d) + np.abs(condensed.net.output.bias[index])))
 
@@ -310,15 +422,16 @@ def _set_row_cost(
     builder: ProgramBuilder,
     blocks: list[tuple[np.ndarray, np.ndarray]],
     offset: float,
-    region: Region,
     condensed: Condensed,
+    lower: np.ndarray,
+    upper: np.ndarray,
 ) -> None:
     """One output as the objective; coefficients below a solver's notice go into the offset at their least."""
     indices = np.concatenate([columns for columns, _ in blocks]) if blocks else np.zeros(0, dtype=int)
     values = np.concatenate([matrix[0] for _, matrix in blocks]) if blocks else np.zeros(0)
     sources = [source for source, _ in condensed.net.output.blocks]
-    low = [region.lower if source == 0 else np.zeros_like(condensed.bounds.upper[source - 1]) for source in sources]
-    high = [region.upper if source == 0 else condensed.bounds.upper[source - 1] for source in sources]
+    low = [lower if source == 0 else np.zeros_like(condensed.bounds.upper[source - 1]) for source in sources]
+    high = [upper if source == 0 else condensed.bounds.upper[source - 1] for source in sources]
     tiny = np.abs(values) < NEGLIGIBLE
     if tiny.any():
         ends = values[tiny] * np.concatenate(low)[tiny], values[tiny] * np.concatenate(high)[tiny]

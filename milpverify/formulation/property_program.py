@@ -1,22 +1,34 @@
-"""A whole property as one program: what `export` writes and what a second solver is given."""
+"""A whole property as one program, as `export` writes it, and the program of a distance."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from milpverify.bounds.dual import DualProblem
-from milpverify.bounds.method import bound_rows, compute_bounds
+from milpverify.bounds.compute import bound_rows, compute_bounds
+from milpverify.bounds.problem import DualProblem
 from milpverify.errors import PropertyError
-from milpverify.formulation.encode import add_network, at_points, encode_slack, row_names, slack_rows
+from milpverify.formulation.encode import (
+    Encoded,
+    Frame,
+    Scaled,
+    add_network,
+    encode_slack,
+    helper_frame,
+    objective_unit,
+    row_error,
+    row_names,
+    slack_rows,
+)
 from milpverify.formulation.relu import ReLUEncoding
 from milpverify.network.condense import Condensed, condense
 from milpverify.network.graph import Bounds, Network
 from milpverify.program.program import Program, ProgramBuilder
 from milpverify.spec.property import Case, Property
-from milpverify.spec.regions import Region
+from milpverify.spec.regions import Box, L1Ball, LinfBall, Region
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +109,8 @@ def _disjunction(
     least = min(low[member].max() for member in stacked.members)
     big = high - least
     builder = ProgramBuilder(absorb_tiny=True)
-    small, lower, upper = at_points(stacked.condensed, region)
-    columns = add_network(builder, small, region, lower, upper, encoding)
+    scaled = Scaled.of(stacked.condensed, region, np.arange(len(rows)))
+    small, columns = scaled.condensed, add_network(builder, scaled, region, encoding)
     slack = builder.add_columns(["slack"], least, np.inf)
     picks = builder.add_columns([f"pick{i + 1}" for i in range(len(cases))], 0.0, 1.0, integer=True)
     chosen = np.zeros((len(big), len(cases)))
@@ -111,3 +123,69 @@ def _disjunction(
     builder.add_rows([(picks, np.ones((1, len(cases))))], 1.0, 1.0, ["one_case"])
     builder.set_cost(slack, [1.0])
     return builder.build("slack")
+
+
+def encode_distance(
+    condensed: Condensed,
+    ball: LinfBall | L1Ball,
+    rows: Sequence[int] | np.ndarray,
+    d: np.ndarray,
+    inside: float = 0.0,
+    encoding: ReLUEncoding | None = None,
+) -> Encoded:
+    """Minimise the distance from the ball's centre to a point of the ball with y_i <= d_i for all i.
+
+    Args:
+        condensed: Outputs are the rows of unsafe polyhedra; its bounds hold in the ball.
+        ball: Gives centre, norm, clip and the largest distance of interest.
+        rows, d: As in `encode_slack`.
+        inside: How far inside the unsafe set polished solutions must lie, in units of y.
+        encoding: Defaults to `BigM()`.
+
+    Source:
+        Tjeng, Xiao & Tedrake 2019, eq. 3 to 7.
+    """
+    index, d = np.asarray(rows, dtype=int), np.asarray(d, dtype=np.float64)
+    builder = ProgramBuilder(absorb_tiny=True)
+    # The ball's own rows follow with its radius as a column: here its box and cuts are enough.
+    hull = Box(ball.lower, ball.upper, cuts=ball.cuts)
+    unit = objective_unit(condensed, index)
+    scaled = Scaled.of(condensed, hull, index, unit, alike=True)
+    small, columns = scaled.condensed, add_network(builder, scaled, hull, encoding)
+    eps, eps_unit = _add_distance(builder, ball, columns.x, scaled.frame)
+    blocks = [(column, matrix / unit) for column, matrix in columns.blocks(small.net.output, index)]
+    error = row_error(small, index, d)
+    right = (d - small.net.output.bias[index] + error) / unit
+    unsafe = builder.add_rows(blocks, -np.inf, right, [f"unsafe{i}" for i in range(len(index))])
+    builder.set_cost(eps, [1.0])
+    program = builder.build("distance")
+    # What the rows give way by is no room for witnesses.
+    inside = (inside + 2.0 * float(error.max(initial=0.0))) / unit
+    return Encoded(program, small, index, d, columns.x, columns.z, columns.a, unsafe, scaled.frame, inside, eps_unit)
+
+
+def _add_distance(
+    builder: ProgramBuilder, ball: LinfBall | L1Ball, x: np.ndarray, frame: Frame
+) -> tuple[np.ndarray, float]:
+    """The column eps >= |x - centre|, and what it counts in."""
+    n, radius = len(x), np.array([float(ball.eps)])
+    eye, centre, inf = np.eye(n), np.asarray(ball.center), np.full(n, np.inf)
+    names = [*(f"below{i}" for i in range(n)), *(f"over{i}" for i in range(n))]
+    low, high = np.concatenate([-inf, centre]), np.concatenate([centre, inf])
+    own = Frame(np.zeros(1), helper_frame(frame, np.zeros(1), radius).unit)
+    columns, whole = [x], frame
+    if isinstance(ball, LinfBall):
+        matrix = np.block([[eye, -np.ones((n, 1))], [eye, np.ones((n, 1))]])
+    else:
+        none, most = np.zeros(n), np.full(n, radius[0])
+        gaps = helper_frame(frame, none, most)
+        columns.append(builder.add_columns(gaps.names([f"s{i}" for i in range(n)]), *gaps.bounds(none, most)))
+        whole = frame.then(gaps)
+        matrix = np.block([[eye, -eye, np.zeros((n, 1))], [eye, eye, np.zeros((n, 1))]])
+        matrix = np.vstack([matrix, np.concatenate([none, np.ones(n), [-1.0]])])
+        names, low, high = [*names, "norm"], np.append(low, -np.inf), np.append(high, 0.0)
+    eps = builder.add_columns(own.names(["eps"]), 0.0, own.bounds(radius, radius)[1])
+    rows, cols = np.nonzero(matrix)
+    triplets, low, high = whole.then(own).rows((rows, cols, matrix[rows, cols]), low, high)
+    builder.add_rows([(np.concatenate([*columns, eps]), triplets)], low, high, names)
+    return eps, float(own.unit[0])

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from milpverify.attack.method import centre
 from milpverify.errors import OptionError, SolverError
 from milpverify.formulation.encode import Encoded
 from milpverify.formulation.relu import BigM, ReLUEncoding
+from milpverify.formulation.trust import LARGEST_REACH, LAST_WORD_S, admits_a_known_point
+from milpverify.network.graph import Bounds
 from milpverify.program.highs import Highs
-from milpverify.program.solver import MipProgress, Solution, Solver, Status
+from milpverify.program.solver import Limits, MipProgress, Solution, Solver, Status
 from milpverify.proof.evidence import Witness
 from milpverify.spec.regions import L2Ball, Region
 
@@ -27,12 +28,10 @@ Confirm = Callable[[np.ndarray], "Witness | None"]
 OnMip = Callable[[MipProgress], "bool | None"]
 
 TANGENT_ROUNDS = 50
-LAST_WORD_S = 1.0  # what a small LP may take beyond the time limit, so that a last point is not thrown away
 CONTRADICTION = (
     "the MILP solver finds no point on an activation pattern that an input of the region has: its tolerances are too "
     "coarse for these numbers, so its bound is not believed"
 )
-LARGEST_REACH = 1e7  # beyond it float64 loses more than the solvers' absolute tolerances, and bounds mean nothing
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class MilpSearch:
     Attributes:
         encoding: How relu is written.
         solver: Who solves it.
-        tolerance: A solver's lower bound of a slack proves "holds" (solver-trusted) only from here up: in units of y,
-            times the largest bound or coefficient where that exceeds 1 (solvers' tolerances are absolute).
+        tolerance: A solver's lower bound of a slack proves it positive only from `needed` up, which is this, in units
+            of y, times the largest bound or coefficient where that exceeds 1 (solvers' tolerances are absolute).
         gap: Exact margins and distances are closed to this difference, in their own unit.
     """
 
@@ -56,6 +55,17 @@ class MilpSearch:
         for name in ("tolerance", "gap"):
             if not 0 < getattr(self, name) < math.inf:
                 raise OptionError(f"MilpSearch: {name} must be positive and finite, got {getattr(self, name)}.")
+
+    def needed(self, encoded: Encoded, bounds: Bounds) -> float:
+        """The least solver-trusted lower bound of a program's slack that counts as positive, in units of y.
+
+        Whoever says "holds", "robust" or "out of reach" on a solver's word asks this.
+
+        Args:
+            encoded: The program.
+            bounds: Of all neurons over its region.
+        """
+        return self.tolerance * encoded.scale(bounds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +93,7 @@ def decide(
     confirm: Confirm,
     search: MilpSearch,
     *,
+    bounds: Bounds,
     time_limit_s: float = math.inf,
     on_mip: OnMip | None = None,
 ) -> MilpAnswer:
@@ -90,6 +101,7 @@ def decide(
 
     Args:
         encoded: A program that minimises the slack.
+        bounds: Of all neurons over the region: what the tolerance grows with.
         region: Its region, for the tangent cuts of an L2 ball.
         confirm: Replays a point, exactly.
         search: Options.
@@ -97,20 +109,15 @@ def decide(
         on_mip: Told about the solver's progress; returning True stops it.
     """
     ends = time.monotonic() + time_limit_s
-    tolerance, unit = search.tolerance * encoded.scale, encoded.unit
+    tolerance, unit = search.needed(encoded, bounds), encoded.unit
     trusted = encoded.reach <= LARGEST_REACH
     target: float | None = 0.0
     incumbent: np.ndarray | None = None
     for _ in range(TANGENT_ROUNDS):
         try:
-            solution = search.solver.solve(
-                encoded.program,
-                time_limit_s=max(0.0, ends - time.monotonic()),
-                cutoff=tolerance / unit,
-                target=target,
-                incumbent=incumbent,
-                on_progress=on_mip,
-            )
+            left_s = max(0.0, ends - time.monotonic())
+            limits = Limits(left_s, tolerance / unit, target, incumbent, _in_units(on_mip, unit))
+            solution = search.solver.solve(encoded.program, limits)
         except SolverError:
             if trusted:
                 raise
@@ -164,19 +171,15 @@ def minimise(
         The solver's lower bound (at most the cut-off), and the witness of its best point, if it has one.
     """
     ends = time.monotonic() + time_limit_s
-    unit = encoded.unit if encoded.minimises_slack else 1.0
+    unit, below = encoded.unit, None if math.isinf(cutoff) else cutoff / encoded.unit
     trusted = encoded.reach <= LARGEST_REACH
     solver = _with_gap(search.solver, search.gap / unit)
     incumbent = None if start is None else encoded.at_input(start)
     for _ in range(TANGENT_ROUNDS):
         try:
-            solution = solver.solve(
-                encoded.program,
-                time_limit_s=max(0.0, ends - time.monotonic()),
-                cutoff=None if math.isinf(cutoff) else cutoff / unit,
-                incumbent=incumbent,
-                on_progress=on_mip,
-            )
+            left_s = max(0.0, ends - time.monotonic())
+            limits = Limits(left_s, below, incumbent=incumbent, on_progress=_in_units(on_mip, unit))
+            solution = solver.solve(encoded.program, limits)
         except SolverError:
             if trusted:
                 raise
@@ -199,19 +202,6 @@ def minimise(
     return MilpAnswer(lower, witness=witness, reason=reason)
 
 
-def admits_a_known_point(encoded: Encoded, region: Region, solver: Solver, left_s: float) -> bool:
-    """Whether the solver finds a program feasible on the activation pattern of an input that is surely in the region.
-
-    If not, its tolerances are too coarse for the program's numbers (a narrow interval times a large weight, say), and
-    neither "infeasible" nor a bound of it is worth anything.
-    """
-    try:
-        answer = solver.solve(encoded.at_pattern_of(centre(region)), time_limit_s=max(left_s, LAST_WORD_S))
-    except SolverError:
-        return False
-    return answer.status is not Status.INFEASIBLE
-
-
 def replayed(
     encoded: Encoded, solution: Solution, confirm: Confirm, solver: Solver, left_s: float
 ) -> tuple[Witness | None, np.ndarray | None]:
@@ -219,7 +209,8 @@ def replayed(
     if solution.x is None:
         return None, None
     try:
-        polished = solver.solve(encoded.with_phases(solution.x), time_limit_s=max(min(left_s, 10.0), LAST_WORD_S)).x
+        limits = Limits(max(min(left_s, 10.0), LAST_WORD_S))
+        polished = solver.solve(encoded.with_phases(solution.x), limits).x
     except SolverError:  # numbers too wild for the LP: the point as it came may still do
         polished = None
     points = [x for x in (polished, solution.x) if x is not None]
@@ -238,12 +229,7 @@ def tangent(encoded: Encoded, region: Region, solution: Solution) -> Encoded | N
     if np.linalg.norm(x - region.center) <= region.eps * (1.0 + 1e-7):
         return None
     normal, right = region.tangent_cut(x)
-    keep = np.abs(normal) > 1e-9 * np.abs(normal).max()
-    # Dropped entries are paid for at the far end of the box, so that the cut stays valid.
-    right = right + float((np.abs(normal) * np.maximum(np.abs(region.lower), np.abs(region.upper)))[~keep].sum())
-    name = f"tangent{encoded.program.n_rows}"
-    rows = [(encoded.x[keep], normal[keep][None, :])]
-    return replace(encoded, program=encoded.program.with_rows(rows, -np.inf, right, [name]))
+    return encoded.with_cut(normal, right, f"tangent{encoded.program.n_rows}")
 
 
 def _too_large(encoded: Encoded) -> str:
@@ -251,6 +237,13 @@ def _too_large(encoded: Encoded) -> str:
         f"terms of the MILP come to {encoded.reach:.2g}, where float64 is coarser than a solver's tolerances, so its "
         "bound is not believed"
     )
+
+
+def _in_units(on_mip: OnMip | None, unit: float) -> OnMip | None:
+    """Progress of a program as progress of what it is about."""
+    if on_mip is None or unit == 1.0:
+        return on_mip
+    return lambda p: on_mip(replace(p, primal_bound=p.primal_bound * unit, dual_bound=p.dual_bound * unit))
 
 
 def _with_gap(solver: Solver, gap: float) -> Solver:

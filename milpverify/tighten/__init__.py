@@ -1,0 +1,1 @@
+"""The bound methods that need a program, and chains of bound methods."""
