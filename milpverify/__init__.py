@@ -20,26 +20,39 @@ _HOME = {
     "network.from_torch": "from_torch",
     "network.normalise": "fold_normalisation",
     "network.condense": "condense",
-    "spec.regions": "Region Box LinfBall L1Ball L2Ball",
+    "spec.regions": "Region Box BoxBatch LinfBall L1Ball L2Ball",
     "spec.property": "Case Polyhedron Property robustness load_property",
     "spec.vnnlib": "read_vnnlib",
     "program.program": "Program ProgramBuilder",
-    "program.solver": "Solver Solution",
+    "program.solver": "Limits Solver Solution",
     "program.highs": "Highs",
     "program.pulp_backend": "Cbc PulpHighs",
-    "bounds.method": "BoundMethod Interval FastLin Crown compute_bounds bound_rows",
+    "bounds.method": "BoundMethod Interval",
+    "bounds.semantics": "Float32 Real",
+    "bounds.backward": "FastLin Crown",
+    "bounds.ascent": "Ascent",
+    "bounds.slopes": "AlphaCrown FastLinStep KappaCrown",
+    "bounds.zonotope": "Zonotope",
+    "bounds.norms": "NormBounds",
+    "bounds.compute": "compute_bounds bound_rows",
+    "bounds.batch": "bound_batch BatchBounds",
     "attack.fgsm": "Fgsm",
     "attack.pgd": "Pgd",
     "proof.evidence": "Verdict Holds Violated Unknown Bracket Grade Witness Replay",
     "proof.replay": "replay confirm",
     "formulation.relu": "BigM",
     "formulation.property_program": "big_m",
+    "tighten.lp": "TriangleLP",
+    "tighten.milp": "MILPTightening",
+    "tighten.progressive": "Progressive StepReport progressive_bounds",
     "search.milp": "MilpSearch",
     "tasks.verify": "verify Verifier",
     "tasks.margin": "worst_margin Minimiser",
     "tasks.epsilon": "minimum_epsilon Radius",
     "tasks.ranges": "output_range reachable_classes OutputRange ReachableClass",
     "tasks.detect": "possibly_adversarial Detection",
+    "tasks.ladder": "bound_ladder",
+    "tasks.rungs": "Ladder Rung",
     "tasks.progress": "Progress",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
@@ -62,12 +75,22 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.attack.fgsm import Fgsm as Fgsm
     from milpverify.attack.pgd import Pgd as Pgd
+    from milpverify.bounds.ascent import Ascent as Ascent
+    from milpverify.bounds.backward import Crown as Crown
+    from milpverify.bounds.backward import FastLin as FastLin
+    from milpverify.bounds.batch import BatchBounds as BatchBounds
+    from milpverify.bounds.batch import bound_batch as bound_batch
+    from milpverify.bounds.compute import bound_rows as bound_rows
+    from milpverify.bounds.compute import compute_bounds as compute_bounds
     from milpverify.bounds.method import BoundMethod as BoundMethod
-    from milpverify.bounds.method import Crown as Crown
-    from milpverify.bounds.method import FastLin as FastLin
     from milpverify.bounds.method import Interval as Interval
-    from milpverify.bounds.method import bound_rows as bound_rows
-    from milpverify.bounds.method import compute_bounds as compute_bounds
+    from milpverify.bounds.norms import NormBounds as NormBounds
+    from milpverify.bounds.semantics import Float32 as Float32
+    from milpverify.bounds.semantics import Real as Real
+    from milpverify.bounds.slopes import AlphaCrown as AlphaCrown
+    from milpverify.bounds.slopes import FastLinStep as FastLinStep
+    from milpverify.bounds.slopes import KappaCrown as KappaCrown
+    from milpverify.bounds.zonotope import Zonotope as Zonotope
     from milpverify.errors import BoundsError as BoundsError
     from milpverify.errors import InputError as InputError
     from milpverify.errors import MilpverifyError as MilpverifyError
@@ -92,6 +115,7 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.program.program import ProgramBuilder as ProgramBuilder
     from milpverify.program.pulp_backend import Cbc as Cbc
     from milpverify.program.pulp_backend import PulpHighs as PulpHighs
+    from milpverify.program.solver import Limits as Limits
     from milpverify.program.solver import Solution as Solution
     from milpverify.program.solver import Solver as Solver
     from milpverify.proof.evidence import Bracket as Bracket
@@ -111,6 +135,7 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.spec.property import load_property as load_property
     from milpverify.spec.property import robustness as robustness
     from milpverify.spec.regions import Box as Box
+    from milpverify.spec.regions import BoxBatch as BoxBatch
     from milpverify.spec.regions import L1Ball as L1Ball
     from milpverify.spec.regions import L2Ball as L2Ball
     from milpverify.spec.regions import LinfBall as LinfBall
@@ -120,6 +145,7 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.tasks.detect import possibly_adversarial as possibly_adversarial
     from milpverify.tasks.epsilon import Radius as Radius
     from milpverify.tasks.epsilon import minimum_epsilon as minimum_epsilon
+    from milpverify.tasks.ladder import bound_ladder as bound_ladder
     from milpverify.tasks.margin import Minimiser as Minimiser
     from milpverify.tasks.margin import worst_margin as worst_margin
     from milpverify.tasks.progress import Progress as Progress
@@ -127,5 +153,12 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.tasks.ranges import ReachableClass as ReachableClass
     from milpverify.tasks.ranges import output_range as output_range
     from milpverify.tasks.ranges import reachable_classes as reachable_classes
+    from milpverify.tasks.rungs import Ladder as Ladder
+    from milpverify.tasks.rungs import Rung as Rung
     from milpverify.tasks.verify import Verifier as Verifier
     from milpverify.tasks.verify import verify as verify
+    from milpverify.tighten.lp import TriangleLP as TriangleLP
+    from milpverify.tighten.milp import MILPTightening as MILPTightening
+    from milpverify.tighten.progressive import Progressive as Progressive
+    from milpverify.tighten.progressive import StepReport as StepReport
+    from milpverify.tighten.progressive import progressive_bounds as progressive_bounds

@@ -10,13 +10,15 @@ from pathlib import Path
 import milpverify
 
 NAMES = """
-    BigM BoundMethod Bounds BoundsError Box Bracket Case Cbc Crown Detection FastLin Fgsm Grade Highs Holds
-    InputError Interval L1Ball L2Ball LinfBall MilpSearch MilpverifyError Minimiser Network NetworkError OptionError
-    OutputRange Pgd Polyhedron Program ProgramBuilder Progress Property PropertyError PulpHighs Radius ReachableClass
-    Region RegionError Replay Solution Solver SolverError Unknown UnsupportedError Verdict Verifier Violated
-    VnnlibError Witness __version__ big_m bound_rows compute_bounds condense confirm fold_normalisation forward_exact
-    from_onnx from_torch load_property minimum_epsilon output_range possibly_adversarial reachable_classes
-    read_vnnlib replay robustness verify worst_margin
+    AlphaCrown Ascent BatchBounds BigM BoundMethod Bounds BoundsError Box BoxBatch Bracket Case Cbc Crown Detection
+    FastLin FastLinStep Fgsm Float32 Grade Highs Holds InputError Interval KappaCrown L1Ball L2Ball Ladder Limits
+    LinfBall MILPTightening MilpSearch MilpverifyError Minimiser Network NetworkError NormBounds OptionError
+    OutputRange Pgd Polyhedron Program ProgramBuilder Progress Progressive Property PropertyError PulpHighs Radius
+    ReachableClass Real Region RegionError Replay Rung Solution Solver SolverError StepReport TriangleLP Unknown
+    UnsupportedError Verdict Verifier Violated VnnlibError Witness Zonotope __version__ big_m bound_batch
+    bound_ladder bound_rows compute_bounds condense confirm fold_normalisation forward_exact from_onnx from_torch
+    load_property minimum_epsilon output_range possibly_adversarial progressive_bounds reachable_classes read_vnnlib
+    replay robustness verify worst_margin
 """
 
 

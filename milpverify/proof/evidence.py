@@ -222,6 +222,9 @@ class Holds(Verdict):
     def word(self) -> str:
         return "unsat"
 
+    def __str__(self) -> str:
+        return f"Holds (unsat, {self.grade.value}): {len(self.cases)} cases in {self.seconds:.3g} s"
+
     def _own(self) -> dict[str, Any]:
         return {"grade": self.grade.value}
 
@@ -251,6 +254,11 @@ class Violated(Verdict):
     def word(self) -> str:
         return "sat"
 
+    def __str__(self) -> str:
+        case = f" case {self.witness.case!r}" if self.witness.case else ""
+        slack = self.witness.replay.slack_upper
+        return f"Violated (sat, {self.grade.value}):{case} slack {slack:.6g} in {self.seconds:.3g} s"
+
     def _own(self) -> dict[str, Any]:
         return {"grade": self.grade.value, "witness": self.witness.to_dict()}
 
@@ -270,6 +278,9 @@ class Unknown(Verdict):
     @property
     def word(self) -> str:
         return "timeout" if self.timed_out else "unknown"
+
+    def __str__(self) -> str:
+        return f"Unknown ({self.word}): {' '.join(self.reason.split())} ({self.seconds:.3g} s)"
 
     def _own(self) -> dict[str, Any]:
         return {"reason": self.reason, "timed_out": self.timed_out}

@@ -12,11 +12,11 @@ import numpy as np
 from milpverify.attack.pgd import Pgd
 from milpverify.bounds.method import BoundMethod
 from milpverify.errors import OptionError, RegionError
-from milpverify.formulation.encode import encode_distance
+from milpverify.formulation.property_program import encode_distance
 from milpverify.network.graph import Network
 from milpverify.proof.evidence import Bracket, Grade, Witness, float_at_least
 from milpverify.proof.replay import confirm
-from milpverify.search.milp import MilpSearch, minimise
+from milpverify.search.milp import MilpSearch, decide, minimise
 from milpverify.spec.property import Case, Polyhedron, Property, robustness
 from milpverify.spec.regions import L1Ball, LinfBall
 from milpverify.tasks.prepare import Prepared, prepare
@@ -137,7 +137,7 @@ def minimum_epsilon(
 
     Returns:
         The bracket. An infinite upper side means that no adversarial input was found; with lower = eps_max, that none
-        is nearer than that.
+        is nearer than that: by bounds, or on a solver's word with the tolerance that `verify` asks for.
 
     Raises:
         PropertyError: If label or targets do not fit the network.
@@ -211,7 +211,7 @@ def _by_bounds(state: _State) -> None:
         prepared = prepare(state.net, prop.cases, state.method.bounds)
         state.tell("bounds", prepared.n_unstable)
         if (prepared.lower > 0).all():
-            state.prove(eps, Grade.BOUND_ROUNDED)
+            state.prove(eps, prepared.grade)
         else:
             high = eps
 
@@ -262,14 +262,33 @@ def _next_radius(state: _State) -> tuple[float, Prepared]:
     return (farthest, whole) if whole.n_unstable <= max(FEW, FEW_MORE * step.n_unstable) else (near, step)
 
 
+def _out_of_reach(state: _State, prop: Property, prepared: Prepared, i: int) -> bool:
+    """Whether a case holds in the whole ball, as `verify` would say it: a radius alone does not say how surely."""
+    search, case = state.method.search, prop.cases[i]
+    answer = decide(
+        prepared.encode(i, search.encoding),
+        case.region,
+        lambda x: state.offer(prop, x, case.name),
+        search,
+        bounds=prepared.bounds,
+        time_limit_s=state.clock.left,
+        on_mip=state.clock.mip_listener(case.name, prepared.n_unstable),
+    )
+    return answer.holds
+
+
 def _nearest(state: _State, prop: Property, prepared: Prepared, eps: float) -> bool:
-    """Close the radius eps: every open case has no point nearer than the best, or gives it. False if time ran out."""
+    """Close the radius eps: every open case has no point nearer than the best, or gives it. False if one stays open."""
     search, condensed = state.method.search, prepared.stacked.condensed
-    least, grade = eps, Grade.BOUND_ROUNDED
+    least, grade = eps, prepared.grade
     open_ = [i for i in np.argsort(prepared.lower) if prepared.lower[i] <= 0]
     for i in open_:
         case, members = prop.cases[i], prepared.stacked.members[i]
         state.tell("milp", prepared.n_unstable)
+        last_word = eps >= state.reach and state.witness is None
+        if last_word and _out_of_reach(state, prop, prepared, i):
+            grade = Grade.SOLVER_TRUSTED
+            continue
         encoded = encode_distance(
             condensed, case.region, members, prepared.stacked.d[members], state.method.inside, search.encoding
         )
@@ -284,8 +303,10 @@ def _nearest(state: _State, prop: Property, prepared: Prepared, eps: float) -> b
         )
         grade = Grade.SOLVER_TRUSTED
         least = min(least, answer.lower)
-        if answer.timed_out or answer.reason:
-            if i == open_[-1]:  # else a target not looked at yet may have a nearer point
+        unsure = last_word and state.witness is None
+        if answer.timed_out or answer.reason or unsure:
+            # A target not looked at yet may have a nearer point.
+            if i == open_[-1] and not (unsure and least >= eps):
                 state.prove(least, grade)
             state.timed_out = answer.timed_out
             return False

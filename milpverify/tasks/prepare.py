@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 
-from milpverify.bounds.dual import DualProblem
-from milpverify.bounds.method import BoundMethod, Crown, FastLin, compute_bounds
+from milpverify.bounds.backward import Crown, FastLin
+from milpverify.bounds.compute import compute_bounds
+from milpverify.bounds.method import BoundMethod
+from milpverify.bounds.problem import DualProblem
+from milpverify.bounds.slopes import AlphaCrown, KappaCrown
 from milpverify.errors import PropertyError
 from milpverify.formulation.encode import Encoded, encode_slack, objective_unit
 from milpverify.formulation.property_program import StackedRows, stack_rows
 from milpverify.formulation.relu import ReLUEncoding
 from milpverify.network.graph import Bounds, Network
+from milpverify.proof.evidence import Grade
 from milpverify.spec.property import Case, Property
 from milpverify.spec.regions import Region
+
+TOLERANCE = 1e-5  # of solvers, for numbers of size 1
+LARGEST_SEARCH = 5e6  # inputs of unstable neurons, times rows: some seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +34,8 @@ class Prepared:
         net: The network.
         cases: All over one region.
         bounds: Of the hidden neurons.
-        lower: Per case a lower bound of its least slack (rounded); > 0 proves that the case holds.
+        lower: Per case a lower bound of its least slack (rounded); > 0 proves that the case holds, as far as `grade`
+            says. Where the hidden bounds are a solver's word, its tolerance has been taken off.
         starts: Inputs where the bounds think the rows smallest, shape (rows, n_inputs): good places to attack from.
     """
 
@@ -48,6 +55,11 @@ class Prepared:
         """Unstable neurons in all layers."""
         return sum(self.bounds.n_unstable)
 
+    @property
+    def grade(self) -> Grade:
+        """What `lower` rests on."""
+        return Grade.SOLVER_TRUSTED if self.bounds.solver_trusted else Grade.BOUND_ROUNDED
+
     @cached_property
     def stacked(self) -> StackedRows:
         """The condensed network with all rows of all cases."""
@@ -60,29 +72,60 @@ class Prepared:
         return encode_slack(small, self.region, members, d, encoding, objective_unit(small, members))
 
 
-def prepare(net: Network, cases: Sequence[Case], method: BoundMethod | None = None) -> Prepared:
+def prepare(
+    net: Network, cases: Sequence[Case], method: BoundMethod | None = None, known: Bounds | None = None
+) -> Prepared:
     """Bound one region for its cases.
 
-    The rows are bounded with the slopes of CROWN and of Fast-Lin; the better one counts.
+    The rows are bounded with the slopes of CROWN and of Fast-Lin; where neither decides, by an ascent of slopes and
+    input-wise multipliers. The best one counts.
 
     Args:
         net: The network.
         cases: All over one region.
         method: Bounds of the hidden neurons; `Crown()` when None.
+        known: Bounds that are met with them.
     """
     region = cases[0].region
     bounds = compute_bounds(net, region, method)
+    bounds = bounds if known is None else bounds.intersect(known)
     counts = [len(case.unsafe.d) for case in cases]
     rows = np.concatenate([case.unsafe.C for case in cases])
     if not len(rows):
         return Prepared(net, tuple(cases), bounds, np.full(len(cases), -np.inf), np.zeros((0, net.n_inputs)))
     problem = DualProblem.of(net, region, bounds)
+    d, case_of = np.concatenate([case.unsafe.d for case in cases]), np.repeat(np.arange(len(cases)), counts)
+    spare = trusted_allowance(region, [bounds]) if bounds.solver_trusted else 0.0
     found = [slopes.rows(problem, rows) for slopes in (Crown(), FastLin())]
-    value = np.nextafter(np.maximum(*(f.value for f in found)) - np.concatenate([c.unsafe.d for c in cases]), -np.inf)
-    ends = np.cumsum([0, *counts])
-    lower = [value[a:b].max(initial=-np.inf) for a, b in pairwise(ends)]
+    value = np.nextafter(np.maximum(*(f.value for f in found)) - d - spare, -np.inf)
+    lower = np.full(len(cases), -np.inf)
+    np.maximum.at(lower, case_of, value)
+    open_ = np.flatnonzero(lower[case_of] <= 0)
+    if len(open_) and few_unstable(net, bounds):
+        search = KappaCrown() if few_unstable(net, bounds, len(open_)) else AlphaCrown()
+        found.append(search.rows(problem, rows[open_]))
+        np.maximum.at(lower, case_of[open_], np.nextafter(found[-1].value - d[open_] - spare, -np.inf))
     starts = np.concatenate([np.asarray(region.minimiser(f.input_lam)) for f in found])
-    return Prepared(net, tuple(cases), bounds, np.array(lower), starts)
+    return Prepared(net, tuple(cases), bounds, lower, starts)
+
+
+def few_unstable(net: Network, bounds: Bounds, rows: int = 1) -> bool:
+    """Whether an ascent on `rows` rows keeps its arrays small next to what a MILP will take."""
+    columns, entries = net.n_inputs, 0
+    for count in bounds.n_unstable:
+        entries += count * columns
+        columns += count
+    return 0 < entries * rows <= LARGEST_SEARCH
+
+
+def trusted_allowance(region: Region, bounds: Sequence[Bounds]) -> float:
+    """What a solver's word on hidden bounds may cost a bound that builds on them, in units of y.
+
+    Its tolerances are absolute, in a program whose numbers are as large as an input or a neuron: `MilpSearch` asks its
+    own answers for the same.
+    """
+    sides = [region.lower, region.upper, *(side for some in bounds for side in (*some.lower, *some.upper))]
+    return TOLERANCE * float(max(1.0, *(np.abs(side).max(initial=0.0) for side in sides)))
 
 
 def check_fit(who: str, net: Network, prop: Property) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from milpverify.errors import PropertyError
-from milpverify.network.graph import Bounds, Network
-from milpverify.proof.evidence import Bracket, Grade
+from milpverify.network.graph import Network
+from milpverify.proof.evidence import Bracket
 from milpverify.spec.property import Case, Polyhedron
 from milpverify.spec.regions import Region
-from milpverify.tasks.margin import Minimiser, least_slack
+from milpverify.tasks.margin import LeastSlack, Minimiser, is_reached, least_slack
 from milpverify.tasks.prepare import Prepared, prepare
 from milpverify.tasks.progress import Clock, OnProgress
 
@@ -44,8 +44,8 @@ class ReachableClass:
         label: The class.
         slack: Bracket of min over the region of max_i (y_i - y_label): reached iff <= 0. Its witness is the input
             nearest to (or deepest in) the class.
-        tolerance: A solver's lower bound proves "out of reach" only from here up, in units of y: a tie may sit at a
-            point that no float is.
+        tolerance: A solver's lower bound proves "out of reach" only from here up, in units of y; see
+            `MilpSearch.needed`.
     """
 
     label: int
@@ -55,10 +55,7 @@ class ReachableClass:
     @property
     def reachable(self) -> bool | None:
         """True with a witness, False if proven out of reach, None if open."""
-        if self.slack.upper <= 0:
-            return True
-        needed = 0.0 if self.slack.lower_grade is Grade.BOUND_ROUNDED else self.tolerance
-        return False if self.slack.lower > 0 and self.slack.lower >= needed else None
+        return is_reached(self.slack, self.tolerance)
 
     def to_dict(self) -> dict[str, Any]:
         """`label`, `reachable` (true, false or null) and `slack` (see `Bracket.to_dict`)."""
@@ -103,7 +100,7 @@ def output_range(
         for row, name in zip(chosen, names, strict=True)
         for sign, word in ((1.0, "min"), (-1.0, "max"))
     ]
-    found = _each(net, cases, clock, method).brackets
+    found = [slack.bracket for slack in _each(net, cases, clock, method)]
     return tuple(OutputRange(name, found[2 * i], _negated(found[2 * i + 1])) for i, name in enumerate(names))
 
 
@@ -137,16 +134,10 @@ def reachable_classes(
         rows[:, label] = -1.0
         cases.append(Case(region, Polyhedron(rows, np.zeros(len(rows))), f"class {label}"))
     found = _each(net, cases, clock, method)
-    tolerance = (method or Minimiser()).search.tolerance * _scale(region, found.bounds)
-    return tuple(ReachableClass(label, slack, tolerance) for label, slack in enumerate(found.brackets))
+    return tuple(ReachableClass(label, slack.bracket, slack.needed) for label, slack in enumerate(found))
 
 
-class _Found(NamedTuple):
-    brackets: list[Bracket]
-    bounds: Bounds
-
-
-def _each(net: Network, cases: Sequence[Case], clock: Clock, method: Minimiser | None) -> _Found:
+def _each(net: Network, cases: Sequence[Case], clock: Clock, method: Minimiser | None) -> list[LeastSlack]:
     """The least slack of every case by itself, on one set of bounds."""
     method = method or Minimiser()
     clock.tell("bounds", cases[0].name)
@@ -158,13 +149,7 @@ def _each(net: Network, cases: Sequence[Case], clock: Clock, method: Minimiser |
         part = Clock("", left, None)
         clock.tell("milp", case.name, left=len(cases) - i)
         found.append(least_slack([one], part, method))
-    return _Found(found, shared.bounds)
-
-
-def _scale(region: Region, bounds: Bounds) -> float:
-    """The largest size of an input or a neuron, at least 1."""
-    sides = (region.lower, region.upper, *bounds.lower, *bounds.upper)
-    return float(max(1.0, *(np.abs(side).max(initial=0.0) for side in sides)))
+    return found
 
 
 def _negated(bracket: Bracket) -> Bracket:

@@ -11,13 +11,14 @@ import numpy as np
 from milpverify.attack.method import Attack, centre
 from milpverify.attack.pgd import Pgd
 from milpverify.bounds.method import BoundMethod
+from milpverify.bounds.slopes import KappaCrown
 from milpverify.errors import InputError, SolverError
 from milpverify.network.graph import Network
 from milpverify.proof.evidence import CaseReport, Grade, Holds, How, Status, Unknown, Verdict, Violated, Witness
 from milpverify.proof.replay import confirm
 from milpverify.search.milp import MilpSearch, decide
 from milpverify.spec.property import Case, Property
-from milpverify.tasks.prepare import Prepared, check_fit, prepare
+from milpverify.tasks.prepare import Prepared, check_fit, few_unstable, prepare
 from milpverify.tasks.progress import Clock, OnProgress
 
 ATTACK_SHARE = 0.25  # of the time left, at most, so that the search always gets its turn
@@ -50,11 +51,14 @@ class Verifier:
 
     Attributes:
         bounds: Bounds of the hidden neurons; `Crown()` when None.
+        closer: A costlier second look at the hidden neurons of a region whose cases bounds and attack leave open, where
+            their number allows; None to skip it.
         attack: Looks for a witness before any program is solved; None to skip it.
         search: What decides the cases that bounds and attack leave open; None to leave them unknown.
     """
 
     bounds: BoundMethod | None = None
+    closer: BoundMethod | None = field(default_factory=KappaCrown)
     attack: Attack | None = field(default_factory=Pgd)
     search: MilpSearch | None = field(default_factory=MilpSearch)
 
@@ -103,6 +107,8 @@ def verify(
                 state.status, state.how = "holds", "bounds"
         states.extend(group)
     witness = _attack(net, states, method, clock)
+    if witness is None and method.closer is not None:
+        _look_closer(net, states, method.closer, clock)
     if witness is None and method.search is not None:
         witness = _search(net, states, method.search, clock)
     return _verdict(net, states, witness, clock, onnx_path)
@@ -131,6 +137,23 @@ def _attack(net: Network, states: list[_CaseState], method: Verifier, clock: Clo
     return None
 
 
+def _look_closer(net: Network, states: list[_CaseState], method: BoundMethod, clock: Clock) -> None:
+    """Bound the regions with open cases again: what closes here rests on no solver, and the rest has fewer binaries."""
+    for prepared in {id(s.prepared): s.prepared for s in states if s.open}.values():
+        group = [s for s in states if s.prepared is prepared and s.open and len(s.case.unsafe.d)]
+        if clock.out or not group or not few_unstable(net, prepared.bounds):
+            continue
+        clock.tell("bounds", group[0].case.name, unstable=prepared.n_unstable, left=len(group))
+        began = clock.seconds
+        closer = prepare(net, [s.case for s in group], method, known=prepared.bounds)
+        for i, state in enumerate(group):
+            state.prepared, state.position = closer, i
+            state.lower = max(state.lower, float(closer.lower[i]))
+            state.seconds += (clock.seconds - began) / len(group)
+            if state.lower > 0:
+                state.status, state.how = "holds", "bounds"
+
+
 def _search(net: Network, states: list[_CaseState], search: MilpSearch, clock: Clock) -> Witness | None:
     """Decide the open cases one by one, lowest bound first: where a witness is likeliest."""
     order = sorted((s for s in states if s.open), key=lambda s: s.lower)
@@ -152,6 +175,7 @@ def _search(net: Network, states: list[_CaseState], search: MilpSearch, clock: C
                 state.case.region,
                 replay,
                 search,
+                bounds=state.prepared.bounds,
                 time_limit_s=clock.left,
                 on_mip=clock.mip_listener(state.case.name, state.prepared.n_unstable, left),
             )
@@ -184,7 +208,7 @@ def _verdict(
         return Violated(witness, seconds=clock.seconds, cases=reports, approximations=net.approximations)
     open_ = [state for state in states if state.open]
     if not open_:
-        grades = (Grade.SOLVER_TRUSTED if s.how == "milp" else Grade.BOUND_ROUNDED for s in states)
+        grades = (Grade.SOLVER_TRUSTED if s.how == "milp" else s.prepared.grade for s in states)
         grade = Grade.weakest(grades)
         return Holds(grade=grade, seconds=clock.seconds, cases=reports, approximations=net.approximations)
     first = next((s for s in open_ if not s.timed_out), open_[0])

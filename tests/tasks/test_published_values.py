@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from functools import cache
 
 import numpy as np
@@ -11,21 +10,12 @@ import pytest
 import milpverify as mv
 from milpverify.formulation.encode import encode_slack
 from milpverify.formulation.property_program import stack_rows
-from tests.paths import need
+from tests.paths import mnist, need
 
 # Of ../shared/data/mlp/README.md: net, image, eps, margin over all targets.
 OVER_ALL_TARGETS = [("mlp24", 1, 0.05, 0.912468), ("mlp50", 2, 0.02, 2.40242), ("mlp50", 0, 0.05, 2.92885)]
 # The same file: mlp50 at eps 0.03, for the target that plain CROWN finds hardest.
 HARDEST_TARGET = [(0, 4.3014), (1, 2.1654), (2, 1.7515), (3, 4.5313), (4, -0.2035), (5, 2.8997)]
-
-
-@cache
-def mnist() -> tuple[np.ndarray, np.ndarray]:
-    images = gzip.decompress(need("mnist", "t10k-images-idx3-ubyte.gz").read_bytes())
-    labels = gzip.decompress(need("mnist", "t10k-labels-idx1-ubyte.gz").read_bytes())
-    return np.frombuffer(images, np.uint8, offset=16).reshape(-1, 784) / 255.0, np.frombuffer(
-        labels, np.uint8, offset=8
-    )
 
 
 def robust(net: mv.Network, index: int, eps: float, targets: tuple[int, ...] | None = None) -> mv.Property:
