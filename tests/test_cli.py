@@ -166,10 +166,9 @@ def test_a_bug_is_one_line_and_debug_shows_it(
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_says_where_it_was_and_claims_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "result.txt"
-    command = [sys.executable, "-m", "milpverify", "verify", *hard_question(), "--eps", "0.6", "--no-attack"]
-    command += ["--bounds", "interval", "--label", "3", "--targets", "8", "--result", str(path), "--progress"]
+def test_ctrl_c_says_where_it_was_and_claims_nothing() -> None:
+    # An exact margin of some seconds: bounds alone decide most questions about so small a network.
+    command = [sys.executable, "-m", "milpverify", "margin", *hard_question(), "--eps", "0.4", "--progress"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         process.stderr.readline()  # the first progress: the task has begun
@@ -179,7 +178,6 @@ def test_ctrl_c_says_where_it_was_and_claims_nothing(tmp_path: Path) -> None:
     last = err.splitlines()[-1]
     assert process.returncode == 130 and out == "" and "Traceback" not in err
     assert last.startswith("milpverify: interrupted") and "nothing is claimed" in last
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_lines_go_to_standard_error_and_leave_json_alone(

@@ -50,7 +50,7 @@ def register(commands: Commands) -> None:
 
 def run_export(args: argparse.Namespace) -> int:
     """Build every program first, then write: a program that cannot be built leaves no file."""
-    from milpverify.bounds.method import compute_bounds
+    from milpverify.bounds.compute import compute_bounds
     from milpverify.commands.question import ask, names
     from milpverify.commands.session import ANSWERED, print_answer, screen_for, watched
     from milpverify.formulation.property_program import big_m

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from milpverify.commands.options import (
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from milpverify.commands.question import Question
     from milpverify.proof.evidence import Bracket
     from milpverify.report.screen import Screen
-    from milpverify.tasks.margin import Minimiser
+    from milpverify.tasks.margin import LeastSlack, Minimiser
 
 MARGIN = """\
 The exact worst margin: the least difference between the label's output and any other's over the ball. The input is
@@ -67,65 +68,41 @@ def register(commands: Commands) -> None:
 def run_margin(args: argparse.Namespace) -> int:
     """Answer and show."""
     from milpverify.commands.question import ask, names
-    from milpverify.commands.session import ANSWERED, OPEN, introduce, is_closed, print_answer, screen_for, watched
-    from milpverify.report.words import show_notes
-    from milpverify.tasks.margin import worst_margin
+    from milpverify.commands.session import is_closed, respond
+    from milpverify.tasks.margin import margin_with_needed
 
     question = ask(args, names(args, 1, 2, "NET and PROP, or NET with --input and --eps"))
-    screen = screen_for(args)
-    with watched(screen, "margin") as listener:
-        bracket = worst_margin(
-            question.net,
-            question.one_property(),
-            time_limit_s=question.time_left(args),
-            method=minimiser(args),
-            on_progress=listener,
-        )
-    status = ANSWERED if is_closed(bracket, args.gap) else OPEN
-    if args.json:
-        print_answer(args, question, status, bracket.to_dict())
-        return status
-    introduce(screen, question)
-    name = "least slack" if question.point is None else "worst margin"
-    _show_bracket(screen, name, bracket)
-    _conclude(screen, args, question, bracket)
-    show_notes(screen, bracket.approximations)
-    return status
+    return respond(
+        args,
+        question,
+        partial(margin_with_needed, question.net, question.one_property(), method=minimiser(args)),
+        answered=lambda slack: is_closed(slack.bracket, args.gap),
+        to_json=lambda slack: slack.bracket.to_dict(),
+        show=lambda screen, slack: _show_margin(screen, question, slack),
+    )
 
 
-def _conclude(screen: Screen, args: argparse.Namespace, question: Question, bracket: Bracket) -> None:
+def _show_margin(screen: Screen, question: Question, slack: LeastSlack) -> None:
+    from milpverify.report.words import show_notes
+
+    _show_bracket(screen, "least slack" if question.point is None else "worst margin", slack.bracket)
+    _conclude(screen, question, slack)
+    show_notes(screen, slack.bracket.approximations)
+
+
+def _conclude(screen: Screen, question: Question, slack: LeastSlack) -> None:
     """Robust, not robust, or open: a solver's bound must clear its tolerance, as in `verify`."""
     from milpverify.report.screen import Tone
 
     words = ("the property holds", "the property is violated") if question.point is None else ("robust", "not robust")
-    if bracket.upper <= 0:
+    if slack.reached:
         screen.say(f"{words[1]}: a witness reaches the unsafe set", Tone.BAD)
-    elif bracket.lower <= 0:
-        screen.say("open: the bracket holds 0", Tone.OPEN)
-    elif bracket.lower >= (needed := _needed(args, question, bracket)):
+    elif slack.reached is False:
         screen.say(f"{words[0]}: no input of the region reaches the unsafe set", Tone.GOOD)
+    elif slack.bracket.lower <= 0:
+        screen.say("open: the bracket holds 0", Tone.OPEN)
     else:
-        screen.say(f"open: a MILP solver cannot tell a margin below {needed:g} from 0", Tone.OPEN)
-
-
-def _needed(args: argparse.Namespace, question: Question, bracket: Bracket) -> float:
-    """The least lower side that proves robustness: a solver's tolerance is absolute, so it grows with the neurons."""
-    import numpy as np
-
-    from milpverify.bounds.method import compute_bounds
-    from milpverify.commands.options import bound_method
-    from milpverify.proof.evidence import Grade
-    from milpverify.search.milp import MilpSearch
-
-    if bracket.lower_grade is not Grade.SOLVER_TRUSTED:
-        return 0.0
-    scale = 1.0
-    for cases in question.one_property().groups():
-        region = cases[0].region
-        bounds = compute_bounds(question.net, region, bound_method(args.bounds))
-        sides = (region.lower, region.upper, *bounds.lower, *bounds.upper)
-        scale = max(scale, *(float(np.abs(side).max(initial=0.0)) for side in sides))
-    return MilpSearch().tolerance * scale
+        screen.say(f"open: a MILP solver cannot tell a margin below {slack.needed:g} from 0", Tone.OPEN)
 
 
 def run_epsilon(args: argparse.Namespace) -> int:
@@ -133,8 +110,7 @@ def run_epsilon(args: argparse.Namespace) -> int:
     from milpverify.commands.inputs import described, read_point
     from milpverify.commands.options import ball_class, bound_method, search_options
     from milpverify.commands.question import Question, names
-    from milpverify.commands.session import ANSWERED, OPEN, introduce, is_closed, print_answer, screen_for, watched
-    from milpverify.report.words import show_notes
+    from milpverify.commands.session import is_closed, respond
     from milpverify.tasks.epsilon import Radius, minimum_epsilon
 
     [path] = names(args, 1, 1, "NET, with --input")
@@ -144,41 +120,46 @@ def run_epsilon(args: argparse.Namespace) -> int:
         raise OptionError("epsilon: how far to look? Give --clip LOW HIGH, or --eps-max EPS, or both.")
     net, point = read_point(args, path)
     facts = {"eps_max": args.eps_max, "as_largest": args.as_largest, **described(args, point)}
-    question = Question(net, path, args.began, None, None, point, facts)
-    screen = screen_for(args)
     ball: Any = ball_class(args.norm)  # the L2 ball is refused by the task itself, which says why
-    method = Radius(bounds=bound_method(args.bounds), attack=_pgd(args), search=search_options(args))
-    with watched(screen, "epsilon") as listener:
-        bracket = minimum_epsilon(
-            net,
-            point.x,
-            point.label,
-            ball=ball,
-            clip=point.clip,
-            targets=args.targets,
-            as_largest=args.as_largest,
-            eps_max=args.eps_max,
-            time_limit_s=question.time_left(args),
-            method=method,
-            on_progress=listener,
-        )
-    none_so_near = math.isinf(bracket.upper) and bracket.lower >= _reach(args, point)
-    status = ANSWERED if none_so_near or is_closed(bracket, args.gap) else OPEN
-    if args.json:
-        print_answer(args, question, status, bracket.to_dict())
-        return status
-    introduce(screen, question)
+    task = partial(
+        minimum_epsilon,
+        net,
+        point.x,
+        point.label,
+        ball=ball,
+        clip=point.clip,
+        targets=args.targets,
+        as_largest=args.as_largest,
+        eps_max=args.eps_max,
+        method=Radius(bounds=bound_method(args.bounds), attack=_pgd(args), search=search_options(args)),
+    )
+    return respond(
+        args,
+        Question(net, path, args.began, None, None, point, facts),
+        task,
+        answered=lambda bracket: _none_so_near(args, point, bracket) or is_closed(bracket, args.gap),
+        to_json=lambda bracket: bracket.to_dict(),
+        show=lambda screen, bracket: _show_radius(screen, args, point, bracket),
+    )
+
+
+def _show_radius(screen: Screen, args: argparse.Namespace, point: Point, bracket: Bracket) -> None:
+    from milpverify.report.words import show_notes
+
     _show_bracket(screen, f"minimum epsilon ({args.norm})", bracket)
-    if none_so_near:
+    if _none_so_near(args, point, bracket):
         where = "within the clip" if args.eps_max is None else f"nearer than {args.eps_max:g}"
         screen.say(f"no input {where} is classified otherwise")
     elif bracket.witness is not None:
         # Right at the border the label ties, so that argmax would often name the label itself.
-        others = [c for c in range(net.n_outputs) if c != point.label]
+        others = [c for c in range(len(bracket.witness.y)) if c != point.label]
         other = max(others, key=bracket.witness.y.__getitem__)
         screen.say(f"there class {other} draws level with, or passes, class {point.label}")
     show_notes(screen, bracket.approximations)
-    return status
+
+
+def _none_so_near(args: argparse.Namespace, point: Point, bracket: Bracket) -> bool:
+    return math.isinf(bracket.upper) and bracket.lower >= _reach(args, point)
 
 
 def _reach(args: argparse.Namespace, point: Point) -> float:

@@ -20,7 +20,22 @@ if TYPE_CHECKING:
     from milpverify.search.milp import MilpSearch
     from milpverify.spec.regions import L1Ball, L2Ball, LinfBall
 
-BOUND_NAMES = ("interval", "fastlin", "wong-kolter", "crown")
+# Every bound method, roughly from the loosest to the exact one, with the line that `bounds --help` says about it.
+BOUND_METHODS = {
+    "norms": "products of the layers' l-inf operator norms around the centre: the naive bound of the papers",
+    "interval": "each layer from the box of the one before (interval propagation), l1 and l2 balls by their box",
+    "zonotope": "affine forms pushed forward through the layers (DeepZ); for boxes with few inputs",
+    "fastlin": "the dual bound with one fixed slope u / (u - l) per neuron, met with intervals (Fast-Lin)",
+    "fastlin-step": "fastlin, and the slopes that one signed gradient step moves to 0 or 1",
+    "wong-kolter": "algorithm 1 as published: fastlin without the intervals",
+    "crown": "the dual bound whose lower slope is 0 or 1, whichever triangle is smaller, met with intervals",
+    "alpha": "crown with the lower slopes optimised by gradient ascent (alpha-CROWN)",
+    "kappa": "alpha with multipliers for each input of each neuron: beyond the triangles, without a program",
+    "lp": "the linear program of all triangles at once: the best that any choice of slopes could give",
+    "milp": "the exact value, by one mixed-integer program per case over the best hidden bounds; l2 balls keep a gap",
+}
+# What other commands may bound hidden neurons by: those whose bounds are rounded outward, whatever a solver says.
+BOUND_NAMES = tuple(name for name in BOUND_METHODS if name != "milp")
 NORM_NAMES = ("linf", "l2", "l1")
 SOLVER_NAMES = ("highs", "cbc", "pulp-highs")
 
@@ -130,13 +145,43 @@ def add_search_options(parser: Parser, *, gap: bool = False) -> None:
 
 def bound_method(name: str) -> BoundMethod:
     """The bound method of that name."""
-    from milpverify.bounds.method import Crown, FastLin, Interval
+    if name in ("lp", "milp"):
+        return _program_method(name)
+    if name in ("norms", "zonotope", "fastlin-step", "alpha", "kappa"):
+        return _further_method(name)
+    from milpverify.bounds.backward import Crown, FastLin
+    from milpverify.bounds.method import Interval
 
-    if name == "wong-kolter":  # algorithm 1 as published: no intersection with intervals
-        return FastLin(intersect=False)
-    methods: dict[str, type[Interval] | type[FastLin] | type[Crown]]
-    methods = {"interval": Interval, "fastlin": FastLin, "crown": Crown}
+    methods: dict[str, Callable[[], BoundMethod]] = {
+        "interval": Interval,
+        "fastlin": FastLin,
+        "wong-kolter": lambda: FastLin(intersect=False),
+        "crown": Crown,
+    }
     return methods[name]()
+
+
+def _further_method(name: str) -> BoundMethod:
+    if name == "norms":
+        from milpverify.bounds.norms import NormBounds
+
+        return NormBounds()
+    if name == "zonotope":
+        from milpverify.bounds.zonotope import Zonotope
+
+        return Zonotope()
+    from milpverify.bounds.slopes import AlphaCrown, FastLinStep, KappaCrown
+
+    if name == "fastlin-step":
+        return FastLinStep()
+    return KappaCrown() if name == "kappa" else AlphaCrown()
+
+
+def _program_method(name: str) -> BoundMethod:
+    from milpverify.tighten.lp import TriangleLP
+    from milpverify.tighten.milp import MILPTightening
+
+    return TriangleLP() if name == "lp" else MILPTightening()
 
 
 def ball_class(name: str) -> type[LinfBall] | type[L1Ball] | type[L2Ball]:

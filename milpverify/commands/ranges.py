@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING
 
 from milpverify.commands.options import (
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from milpverify.commands.question import Question
     from milpverify.proof.evidence import Bracket
     from milpverify.report.screen import Screen
+    from milpverify.tasks.ranges import OutputRange, ReachableClass
 
 RANGE = """\
 The exact range of every output over the region, or (--classes) every class that some input of it gets.
@@ -41,69 +43,66 @@ def register(commands: Commands) -> None:
 def run_range(args: argparse.Namespace) -> int:
     """Answer and show."""
     from milpverify.commands.question import ask, names
-    from milpverify.commands.session import introduce, screen_for
 
     question = ask(args, names(args, 1, 2, "NET and PROP, or NET with --input and --eps"), classes=False)
     question.one_region()
-    screen = screen_for(args)
-    if not args.json:
-        introduce(screen, question)
-    return _classes(args, question, screen) if args.classes else _ranges(args, question, screen)
+    return _classes(args, question) if args.classes else _ranges(args, question)
 
 
-def _ranges(args: argparse.Namespace, question: Question, screen: Screen) -> int:
+def _ranges(args: argparse.Namespace, question: Question) -> int:
     from milpverify.commands.measure import minimiser
-    from milpverify.commands.session import ANSWERED, OPEN, is_closed, print_answer, watched
-    from milpverify.report.screen import Column
-    from milpverify.report.words import interval
+    from milpverify.commands.session import is_closed, respond
     from milpverify.tasks.ranges import output_range
 
-    with watched(screen, "range") as listener:
-        ranges = output_range(
-            question.net,
-            question.one_region(),
-            time_limit_s=question.time_left(args),
-            method=minimiser(args),
-            on_progress=listener,
-        )
-    ends = [end for r in ranges for end in (r.minimum, r.maximum)]
-    status = ANSWERED if all(is_closed(end, args.gap) for end in ends) else OPEN
-    if args.json:
-        print_answer(args, question, status, {"ranges": [r.to_dict() for r in ranges]})
-        return status
+    return respond(
+        args,
+        question,
+        partial(output_range, question.net, question.one_region(), method=minimiser(args)),
+        answered=lambda ranges: all(is_closed(end, args.gap) for end in _ends(ranges)),
+        to_json=lambda ranges: {"ranges": [r.to_dict() for r in ranges]},
+        show=_show_ranges,
+    )
+
+
+def _classes(args: argparse.Namespace, question: Question) -> int:
+    from milpverify.commands.measure import minimiser
+    from milpverify.commands.session import respond
+    from milpverify.tasks.ranges import reachable_classes
+
+    return respond(
+        args,
+        question,
+        partial(reachable_classes, question.net, question.one_region(), method=minimiser(args)),
+        answered=lambda classes: all(c.reachable is not None for c in classes),
+        to_json=lambda classes: {"classes": [c.to_dict() for c in classes]},
+        show=_show_classes,
+    )
+
+
+def _ends(ranges: tuple[OutputRange, ...]) -> list[Bracket]:
+    return [end for r in ranges for end in (r.minimum, r.maximum)]
+
+
+def _show_ranges(screen: Screen, ranges: tuple[OutputRange, ...]) -> None:
+    from milpverify.report.screen import Column
+    from milpverify.report.words import interval
+
     rows = []
     for r in ranges:
         rows.append((r.name, interval(r.minimum), interval(r.maximum), f"{r.minimum.seconds + r.maximum.seconds:.2f}"))
     screen.table("", (Column("output"), Column("minimum", True), Column("maximum", True), Column("s", True)), rows)
-    _show_evidence(screen, ends)
-    return status
+    _show_evidence(screen, _ends(ranges))
 
 
-def _classes(args: argparse.Namespace, question: Question, screen: Screen) -> int:
-    from milpverify.commands.measure import minimiser
-    from milpverify.commands.session import ANSWERED, OPEN, print_answer, watched
+def _show_classes(screen: Screen, classes: tuple[ReachableClass, ...]) -> None:
     from milpverify.report.screen import Column
     from milpverify.report.words import interval
-    from milpverify.tasks.ranges import reachable_classes
 
-    with watched(screen, "range") as listener:
-        classes = reachable_classes(
-            question.net,
-            question.one_region(),
-            time_limit_s=question.time_left(args),
-            method=minimiser(args),
-            on_progress=listener,
-        )
-    status = OPEN if any(c.reachable is None for c in classes) else ANSWERED
-    if args.json:
-        print_answer(args, question, status, {"classes": [c.to_dict() for c in classes]})
-        return status
     words = {True: "reachable", False: "out of reach", None: "open"}
     rows = [(str(c.label), words[c.reachable], interval(c.slack), f"{c.slack.seconds:.2f}") for c in classes]
     screen.table("", (Column("class", True), Column("is"), Column("least lead of the best other class", True),
                       Column("s", True)), rows)  # fmt: skip
     _show_evidence(screen, [c.slack for c in classes])
-    return status
 
 
 def _show_evidence(screen: Screen, brackets: list[Bracket]) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from milpverify.commands.question import Question
 from milpverify.proof.evidence import Bracket
 from milpverify.report.files import envelope, network_facts, print_json
 from milpverify.report.progress import Recorder, describe
 from milpverify.report.screen import Screen, choose_screen
+from milpverify.tasks.progress import OnProgress
+
+Answer = TypeVar("Answer")
+AnswerOut = TypeVar("AnswerOut", covariant=True)
 
 ANSWERED, OPEN = 0, 1
 
@@ -43,6 +47,46 @@ def watched(screen: Screen, title: str) -> Iterator[Recorder]:
         except KeyboardInterrupt:
             where = f" during {describe(recorder.last)}" if recorder.last else ""
             raise Interrupted(f"interrupted{where}; nothing is claimed.") from None
+
+
+class Task(Protocol[AnswerOut]):
+    """A task with all but its time and its listener bound."""
+
+    def __call__(self, *, time_limit_s: float | None, on_progress: OnProgress | None) -> AnswerOut: ...
+
+
+def respond(
+    args: argparse.Namespace,
+    question: Question,
+    task: Task[Answer],
+    *,
+    answered: Callable[[Answer], bool],
+    to_json: Callable[[Answer], Any],
+    show: Callable[[Screen, Answer], None],
+) -> int:
+    """Run a task under watch, and print its answer: the frame of every command that asks about a network.
+
+    Args:
+        args: Options.
+        question: What was asked.
+        task: What answers it.
+        answered: Whether that is an answer, for the exit status.
+        to_json: The answer for --json.
+        show: Says the answer to a reader who has been told about the network.
+
+    Returns:
+        The exit status.
+    """
+    screen = screen_for(args)
+    with watched(screen, args.command) as listener:
+        answer = task(time_limit_s=question.time_left(args), on_progress=listener)
+    status = ANSWERED if answered(answer) else OPEN
+    if args.json:
+        print_answer(args, question, status, to_json(answer))
+    else:
+        introduce(screen, question)
+        show(screen, answer)
+    return status
 
 
 def is_closed(bracket: Bracket, gap: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from milpverify.commands.question import Question
     from milpverify.proof.evidence import Verdict, Violated
     from milpverify.report.screen import Screen
+    from milpverify.tasks.detect import Detection
+    from milpverify.tasks.progress import OnProgress
     from milpverify.tasks.verify import Verifier
 
 VERIFY = """\
@@ -71,11 +74,11 @@ def register(commands: Commands) -> None:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    """Answer, show, write the result file."""
+    """Answer, write the result file, show."""
     from milpverify.commands.question import ask, names
-    from milpverify.commands.session import ANSWERED, OPEN, introduce, print_answer, screen_for
+    from milpverify.commands.session import respond
     from milpverify.proof.evidence import Unknown
-    from milpverify.report.files import clear_result, write_result
+    from milpverify.report.files import clear_result
     from milpverify.report.words import show_verdict
 
     files = names(args, 1, 2, "NET and PROP, or NET with --input and --eps")
@@ -84,41 +87,41 @@ def run_verify(args: argparse.Namespace) -> int:
     if args.replay_onnxruntime and args.eps_space == "pixel":
         raise OptionError("--replay-onnxruntime: with --eps-space pixel the file is not the whole network. Drop one.")
     question = ask(args, files)
-    screen = screen_for(args)
-    verdict = _decide(args, question, screen)
-    status = OPEN if isinstance(verdict, Unknown) else ANSWERED
-    if args.result is not None:
-        write_result(args.result, verdict)
-    if args.json:
-        print_answer(args, question, status, verdict.to_dict())
-        return status
-    introduce(screen, question)
-    show_verdict(screen, verdict)
-    return status
+    return respond(
+        args,
+        question,
+        partial(_decide, args, question),
+        answered=lambda verdict: not isinstance(verdict, Unknown),
+        to_json=lambda verdict: verdict.to_dict(),
+        show=show_verdict,
+    )
 
 
-def _decide(args: argparse.Namespace, question: Question, screen: Screen) -> Verdict:
-    """The verdict; a solver's failure is Unknown."""
-    from milpverify.commands.session import watched
+def _decide(
+    args: argparse.Namespace, question: Question, *, time_limit_s: float | None, on_progress: OnProgress | None
+) -> Verdict:
+    """The verdict, written to the result file; a solver's failure is Unknown."""
     from milpverify.proof.evidence import Unknown
+    from milpverify.report.files import write_result
     from milpverify.tasks.verify import verify
 
-    with watched(screen, "verify") as listener:
-        clean = _clean_witness(question)
-        if clean is not None:
-            return clean
-        began = time.monotonic()
+    began = time.monotonic()
+    verdict: Verdict | None = _clean_witness(question)
+    if verdict is None:
         try:
-            return verify(
+            verdict = verify(
                 question.net,
                 question.one_property(),
-                time_limit_s=question.time_left(args),
+                time_limit_s=time_limit_s,
                 method=verifier(args),
                 onnx_path=_onnx_path(args, question),
-                on_progress=listener,
+                on_progress=on_progress,
             )
         except (SolverError, BoundsError) as error:
-            return Unknown(reason=str(error), seconds=time.monotonic() - began)
+            verdict = Unknown(reason=str(error), seconds=time.monotonic() - began)
+    if args.result is not None:
+        write_result(args.result, verdict)
+    return verdict
 
 
 def verifier(args: argparse.Namespace) -> Verifier:
@@ -161,35 +164,32 @@ def run_detect(args: argparse.Namespace) -> int:
     """Answer and show."""
     from milpverify.commands.options import ball_class
     from milpverify.commands.question import ask, names
-    from milpverify.commands.session import ANSWERED, OPEN, introduce, print_answer, screen_for, watched
+    from milpverify.commands.session import respond
     from milpverify.proof.evidence import Unknown
-    from milpverify.report.screen import Tone
-    from milpverify.report.words import show_verdict
     from milpverify.tasks.detect import possibly_adversarial
 
     question = ask(args, names(args, 1, 1, "NET, with --input and --eps"))
-    screen = screen_for(args)
-    assert question.point is not None
-    with watched(screen, "detect") as listener:
-        detection = possibly_adversarial(
-            question.net,
-            question.point.x,
-            args.eps,
-            ball=ball_class(args.norm),
-            clip=question.point.clip,
-            time_limit_s=question.time_left(args),
-            method=verifier(args),
-            on_progress=listener,
-        )
-    status = OPEN if isinstance(detection.verdict, Unknown) else ANSWERED
-    if args.json:
-        print_answer(args, question, status, detection.to_dict())
-        return status
-    introduce(screen, question)
+    point = question.point
+    assert point is not None
+
+    ball, method = ball_class(args.norm), verifier(args)
+    return respond(
+        args,
+        question,
+        partial(possibly_adversarial, question.net, point.x, args.eps, ball=ball, clip=point.clip, method=method),
+        answered=lambda detection: not isinstance(detection.verdict, Unknown),
+        to_json=lambda detection: detection.to_dict(),
+        show=lambda screen, detection: _show_detection(screen, args.eps, detection),
+    )
+
+
+def _show_detection(screen: Screen, eps: float, detection: Detection) -> None:
+    from milpverify.report.screen import Tone
+    from milpverify.report.words import show_verdict
+
     if detection.possible:
         found = "another label was found" if detection.certain else "another label was not excluded"
-        screen.say(f"possibly adversarial: predicted {detection.label}, and {found} within eps {args.eps:g}", Tone.OPEN)
+        screen.say(f"possibly adversarial: predicted {detection.label}, and {found} within eps {eps:g}", Tone.OPEN)
     else:
-        screen.say(f"not adversarial: every input within eps {args.eps:g} is a {detection.label}", Tone.GOOD)
+        screen.say(f"not adversarial: every input within eps {eps:g} is a {detection.label}", Tone.GOOD)
     show_verdict(screen, detection.verdict)
-    return status
