@@ -1,0 +1,139 @@
+"""What a search is asked and what it answers: the face that trees, programs and portfolios share.
+
+Slack is max_i (C_i y - d_i), in units of y: a case is violated where it is <= 0. A search proves lower bounds of the
+least slack of each case over one region, and offers points, whose exact slack is an upper bound.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from milpverify.network.graph import Bounds, Network
+from milpverify.spec.property import Case
+from milpverify.spec.regions import Region
+
+# (case, point) -> its exact slack rounded up, after moving it into the region; infinite where no float was found there.
+Replay = Callable[[int, np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class TreeProgress:
+    """Where a search stands.
+
+    Attributes:
+        nodes: Bounded so far.
+        open: Waiting to be bounded or split.
+        lower, upper: Bracket of the least slack, in units of y.
+        how: "tree", "milp", or the search's own word.
+    """
+
+    nodes: int
+    open: int
+    lower: float
+    upper: float
+    how: str = "tree"
+
+
+@dataclass(eq=False)
+class Question:
+    """The least slack of some cases over one region to a gap, or only whether it is <= 0.
+
+    Attributes:
+        net: The network.
+        region: Of all cases.
+        cases: Each with at least one row.
+        bounds: Of the hidden neurons over the region.
+        lower: Per case a proven lower bound of its least slack, shape (n_cases,).
+        replay: Judges a point for a case.
+        gap: None to decide: search until some slack is <= 0 or every lower bound is > 0. Otherwise the least slack of
+            all cases together is bracketed to this difference, in units of y.
+        spare: Taken off every bound: what a solver's word on `bounds` may cost; 0 where they are rigorous.
+        starts: Inputs where slacks may be small, shape (m, n_inputs).
+        best: The least exact slack of a point met so far, and `best_x`, `best_case` where.
+        ends: When to stop, on `time.monotonic`'s clock.
+        tell: Told where the search stands, now and then.
+    """
+
+    net: Network
+    region: Region
+    cases: tuple[Case, ...]
+    bounds: Bounds
+    lower: np.ndarray
+    replay: Replay
+    gap: float | None = None
+    spare: float = 0.0
+    starts: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    best: float = math.inf
+    best_x: np.ndarray | None = None
+    best_case: int = -1
+    ends: float = math.inf
+    tell: Callable[[TreeProgress], None] | None = None
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the end, at least 0."""
+        return max(0.0, self.ends - time.monotonic())
+
+    @property
+    def decided(self) -> bool:
+        """Whether a point has answered the question."""
+        return self.gap is None and self.best <= 0
+
+    @property
+    def cutoff(self) -> float:
+        """What a lower bound must exceed (decide) or reach (minimise) before it needs no more work."""
+        return 0.0 if self.gap is None else self.best - self.gap
+
+    def closed(self, lower: np.ndarray) -> np.ndarray:
+        """Which lower bounds need no more work."""
+        return lower > 0.0 if self.gap is None else lower >= self.best - self.gap
+
+    def offer(self, case: int, x: np.ndarray) -> float:
+        """Replay a point exactly; the best one is kept."""
+        slack = self.replay(case, x)
+        if slack < self.best:
+            self.best, self.best_x, self.best_case = slack, np.array(x), case
+        return slack
+
+
+@dataclass(frozen=True, eq=False)
+class CaseAnswer:
+    """What a search says about one case.
+
+    Attributes:
+        lower: Lower bound of its least slack, or of what of it lies below the best slack less the gap.
+        holds: Whether that proves the case (of `decide`): rigorous and > 0, or a solver's and clear of its tolerance.
+        solver_trusted: Whether `lower` rests on a solver's word.
+        timed_out: Whether time ran out before an answer.
+        reason: Why there is no answer, where there is none.
+        needed: The least `lower` that proves the case positive where it is a solver's word.
+    """
+
+    lower: float
+    holds: bool = False
+    solver_trusted: bool = False
+    timed_out: bool = False
+    reason: str = ""
+    needed: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One answer a case, and how many nodes it took."""
+
+    cases: tuple[CaseAnswer, ...]
+    nodes: int = 0
+
+
+class Search(ABC):
+    """A way to answer a question."""
+
+    @abstractmethod
+    def run(self, question: Question) -> Answer:
+        """Search until the question is answered, or time is out; points go to `question.offer`."""
