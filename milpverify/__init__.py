@@ -45,7 +45,10 @@ _HOME = {
     "tighten.lp": "TriangleLP",
     "tighten.milp": "MILPTightening",
     "tighten.progressive": "Progressive StepReport progressive_bounds",
-    "search.milp": "MilpSearch",
+    "search.milp": "MILP",
+    "search.relu_tree": "ReluSplitting",
+    "search.branch_and_bound": "BranchAndBound",
+    "search.portfolio": "Portfolio",
     "tasks.verify": "verify Verifier",
     "tasks.margin": "worst_margin Minimiser",
     "tasks.epsilon": "minimum_epsilon Radius",
@@ -128,7 +131,10 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.proof.evidence import Witness as Witness
     from milpverify.proof.replay import confirm as confirm
     from milpverify.proof.replay import replay as replay
-    from milpverify.search.milp import MilpSearch as MilpSearch
+    from milpverify.search.branch_and_bound import BranchAndBound as BranchAndBound
+    from milpverify.search.milp import MILP as MILP
+    from milpverify.search.portfolio import Portfolio as Portfolio
+    from milpverify.search.relu_tree import ReluSplitting as ReluSplitting
     from milpverify.spec.property import Case as Case
     from milpverify.spec.property import Polyhedron as Polyhedron
     from milpverify.spec.property import Property as Property

@@ -101,7 +101,7 @@ class Climb:
         xp, place = array_namespace(problem.like), device(problem.like)
         ends = tuple(int(v) for v in np.cumsum([problem.n_inputs, *(problem.affine(j).size for j in range(1, k))]))
         dense = [dense_weights(problem, j, ends) for j in range(1, k + 1)]
-        dtype = xp.float32 if _tame(problem, k, rows, dense) else xp.float64
+        dtype = xp.float32 if tame(problem, k, rows, dense) else xp.float64
 
         def cast(values: np.ndarray) -> Array:
             return xp.asarray(np.ascontiguousarray(values), dtype=dtype, device=place)
@@ -261,7 +261,7 @@ def ascend(climb: Climb, how: Ascent, goal: float = np.inf, partner: np.ndarray 
     return Slopes(tuple(found), to_host(best))
 
 
-def _tame(problem: DualProblem, k: int, rows: np.ndarray, dense: Sequence[np.ndarray]) -> bool:
+def tame(problem: DualProblem, k: int, rows: np.ndarray, dense: Sequence[np.ndarray]) -> bool:
     """Whether float32 has room for the products of these numbers."""
     values = [*problem.lower, *problem.upper, rows, *(problem.values_scale(j) for j in range(k))]
     sizes = [np.abs(v[v != 0]) for v in values]

@@ -17,7 +17,7 @@ from milpverify.errors import OptionError
 if TYPE_CHECKING:
     from milpverify.bounds.method import BoundMethod
     from milpverify.program.solver import Solver
-    from milpverify.search.milp import MilpSearch
+    from milpverify.search.milp import MILP
     from milpverify.spec.regions import L1Ball, L2Ball, LinfBall
 
 # Every bound method, roughly from the loosest to the exact one, with the line that `bounds --help` says about it.
@@ -204,12 +204,12 @@ def solver(name: str, threads: int, seed_: int) -> Solver:
     return Cbc(threads=threads) if name == "cbc" else PulpHighs(threads=threads)
 
 
-def search_options(args: argparse.Namespace) -> MilpSearch:
+def search_options(args: argparse.Namespace) -> MILP:
     """The MILP search that the options ask for."""
-    from milpverify.search.milp import MilpSearch
+    from milpverify.search.milp import MILP
 
     chosen = solver(args.solver, args.threads, args.seed)
-    return MilpSearch(solver=chosen, gap=args.gap) if hasattr(args, "gap") else MilpSearch(solver=chosen)
+    return MILP(solver=chosen, gap=args.gap) if hasattr(args, "gap") else MILP(solver=chosen)
 
 
 def seconds(text: str) -> float:

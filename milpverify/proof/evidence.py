@@ -17,7 +17,7 @@ import numpy as np
 from milpverify.errors import BoundsError
 
 Status = Literal["holds", "violated", "unknown"]
-How = Literal["bounds", "attack", "milp", ""]
+How = Literal["bounds", "attack", "tree", "milp", ""]
 
 
 class Grade(Enum):
@@ -141,7 +141,7 @@ class CaseReport:
     Attributes:
         name: Of the case.
         status: "holds", "violated" or "unknown".
-        how: What decided it: "bounds", "attack" or "milp"; empty where nothing did.
+        how: What decided it: "bounds", "attack", "tree" (branch and bound) or "milp"; empty where nothing did.
         lower: Best proven lower bound of the least slack over the region, in units of y; None where there is none.
         seconds: Time spent on this case alone.
     """

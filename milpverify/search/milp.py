@@ -1,7 +1,7 @@
 """A whole (sub)problem to a MIP solver: cut-offs both ways, and every point it returns polished and replayed.
 
 A solver's "optimal" and "infeasible" hold within its tolerances, so what is claimed here is `solver-trusted`, and a
-case holds only if the bound clears `MilpSearch.tolerance`. What is *violated* does not rest on the solver: the point is
+case holds only if the bound clears `MILP.tolerance`. What is *violated* does not rest on the solver: the point is
 replayed exactly, and where it misses by the solver's tolerance, the LP of its activation pattern moves it inside.
 """
 
@@ -11,20 +11,22 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from milpverify.errors import OptionError, SolverError
-from milpverify.formulation.encode import Encoded
+from milpverify.errors import InputError, OptionError, SolverError
+from milpverify.formulation.encode import Encoded, encode_slack, objective_unit
+from milpverify.formulation.property_program import StackedRows, stack_rows
 from milpverify.formulation.relu import BigM, ReLUEncoding
 from milpverify.formulation.trust import LARGEST_REACH, LAST_WORD_S, admits_a_known_point
 from milpverify.network.graph import Bounds
 from milpverify.program.highs import Highs
 from milpverify.program.solver import Limits, MipProgress, Solution, Solver, Status
-from milpverify.proof.evidence import Witness
+from milpverify.search.question import Answer, CaseAnswer, Question, Search, TreeProgress
 from milpverify.spec.regions import L2Ball, Region
 
-Confirm = Callable[[np.ndarray], "Witness | None"]
+Confirm = Callable[[np.ndarray], Any]  # replays a point; None for one that does not count
 OnMip = Callable[[MipProgress], "bool | None"]
 
 TANGENT_ROUNDS = 50
@@ -35,7 +37,7 @@ CONTRADICTION = (
 
 
 @dataclass(frozen=True)
-class MilpSearch:
+class MILP(Search):
     """Search by one mixed-integer program per case.
 
     Attributes:
@@ -54,7 +56,7 @@ class MilpSearch:
     def __post_init__(self) -> None:
         for name in ("tolerance", "gap"):
             if not 0 < getattr(self, name) < math.inf:
-                raise OptionError(f"MilpSearch: {name} must be positive and finite, got {getattr(self, name)}.")
+                raise OptionError(f"MILP: {name} must be positive and finite, got {getattr(self, name)}.")
 
     def needed(self, encoded: Encoded, bounds: Bounds) -> float:
         """The least solver-trusted lower bound of a program's slack that counts as positive, in units of y.
@@ -67,6 +69,61 @@ class MilpSearch:
         """
         return self.tolerance * encoded.scale(bounds)
 
+    def run(self, question: Question) -> Answer:
+        """One program a case, lowest bound first."""
+        q, stacked, answers = question, None, {}
+        open_ = [int(i) for i in q.open]
+        for rank, i in enumerate(open_):
+            if q.decided:
+                break
+            if q.left_s <= 0:
+                answers[i] = CaseAnswer(float(q.lower[i]), timed_out=True, reason="time ran out before its turn")
+                continue
+            if q.settled[i] or q.closed(q.lower[i : i + 1])[0]:
+                continue
+            stacked = stacked or stack_rows(q.net, q.bounds, q.cases)
+            answers[i] = self._case(q, stacked, i, len(open_) - rank)
+        rest = (CaseAnswer(float(lower), bool(done)) for lower, done in zip(q.lower, q.closed(q.lower), strict=True))
+        return Answer(tuple(answers.get(i, case) for i, case in enumerate(rest)))
+
+    def _case(self, q: Question, stacked: StackedRows, i: int, left: int) -> CaseAnswer:
+        lower = float(q.lower[i])
+        try:
+            encoded = case_program(stacked, q.region, i, self.encoding)
+            answer = self._ask(q, encoded, i, left)
+        except (SolverError, InputError) as error:  # numbers too wild for a program or its solver
+            return CaseAnswer(lower, reason=str(error))
+        if q.gap is None:
+            found = max(lower, answer.lower)
+            return CaseAnswer(found, answer.holds, answer.holds, answer.timed_out, answer.reason, how="milp")
+        # What bounds prove is worth more than the last digits of a solver's word.
+        told = answer.lower > lower + q.gap
+        needed = self.needed(encoded, q.bounds) if told else 0.0
+        found = max(lower, answer.lower) if told else lower
+        return CaseAnswer(found, False, told, answer.timed_out, answer.reason, needed, "milp")
+
+    def _ask(self, q: Question, encoded: Encoded, i: int, left: int) -> MilpAnswer:
+        def listen(progress: MipProgress) -> bool:
+            if q.tell is not None:
+                q.tell(TreeProgress(progress.nodes, left, progress.dual_bound, q.best, "milp"))
+            return bool(q.settled[i]) or q.decided
+
+        if q.gap is None:
+            return decide(
+                encoded, q.region, lambda x: q.offer(i, x) <= 0 or None, self,
+                bounds=q.bounds, time_limit_s=q.left_s, on_mip=listen,
+            )  # fmt: skip
+        return minimise(
+            encoded, q.region, lambda x: q.offer(i, x) < math.inf or None, replace(self, gap=q.gap),
+            cutoff=q.best, time_limit_s=q.left_s, start=q.best_x if q.best_case == i else None, on_mip=listen,
+        )  # fmt: skip
+
+
+def case_program(stacked: StackedRows, region: Region, i: int, encoding: ReLUEncoding) -> Encoded:
+    """The program that minimises the slack of case i of some whose rows are stacked."""
+    member, small = stacked.members[i], stacked.condensed
+    return encode_slack(small, region, member, stacked.d[member], encoding, objective_unit(small, member))
+
 
 @dataclass(frozen=True, eq=False)
 class MilpAnswer:
@@ -75,14 +132,14 @@ class MilpAnswer:
     Attributes:
         lower: Lower bound of the objective, solver-trusted; -inf if none.
         holds: Whether that bound clears the tolerance (of `decide`).
-        witness: A confirmed point, or None.
+        witness: What `confirm` made of the best point, or None.
         timed_out: Whether time ran out before an answer.
         reason: Why there is no answer, where there is none.
     """
 
     lower: float
     holds: bool = False
-    witness: Witness | None = None
+    witness: Any = None
     timed_out: bool = False
     reason: str = ""
 
@@ -91,7 +148,7 @@ def decide(
     encoded: Encoded,
     region: Region,
     confirm: Confirm,
-    search: MilpSearch,
+    search: MILP,
     *,
     bounds: Bounds,
     time_limit_s: float = math.inf,
@@ -152,7 +209,7 @@ def minimise(
     encoded: Encoded,
     region: Region,
     confirm: Confirm,
-    search: MilpSearch,
+    search: MILP,
     *,
     cutoff: float = math.inf,
     time_limit_s: float = math.inf,
@@ -204,7 +261,7 @@ def minimise(
 
 def replayed(
     encoded: Encoded, solution: Solution, confirm: Confirm, solver: Solver, left_s: float
-) -> tuple[Witness | None, np.ndarray | None]:
+) -> tuple[Any, np.ndarray | None]:
     """The witness of a solution, polished if it takes that, and the polished solution as a next starting point."""
     if solution.x is None:
         return None, None

@@ -7,14 +7,17 @@ least slack of each case over one region, and offers points, whose exact slack i
 from __future__ import annotations
 
 import math
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
 from milpverify.network.graph import Bounds, Network
+from milpverify.proof.evidence import How
 from milpverify.spec.property import Case
 from milpverify.spec.regions import Region
 
@@ -53,11 +56,15 @@ class Question:
         replay: Judges a point for a case.
         gap: None to decide: search until some slack is <= 0 or every lower bound is > 0. Otherwise the least slack of
             all cases together is bracketed to this difference, in units of y.
+        relative_gap: The same as a share of the best slack's size; the wider of both counts.
         spare: Taken off every bound: what a solver's word on `bounds` may cost; 0 where they are rigorous.
         starts: Inputs where slacks may be small, shape (m, n_inputs).
         best: The least exact slack of a point met so far, and `best_x`, `best_case` where.
         ends: When to stop, on `time.monotonic`'s clock.
         tell: Told where the search stands, now and then.
+        settled: Cases that another search at work on the same question has answered, shape (n_cases,): leave them.
+
+    A search may tighten `bounds` and raise `lower` as it goes; points may be offered from several threads.
     """
 
     net: Network
@@ -67,6 +74,7 @@ class Question:
     lower: np.ndarray
     replay: Replay
     gap: float | None = None
+    relative_gap: float = 0.0
     spare: float = 0.0
     starts: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     best: float = math.inf
@@ -74,6 +82,11 @@ class Question:
     best_case: int = -1
     ends: float = math.inf
     tell: Callable[[TreeProgress], None] | None = None
+    settled: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+
+    def __post_init__(self) -> None:
+        self.settled = np.zeros(len(self.cases), dtype=bool)
+        self._lock = threading.Lock()
 
     @property
     def left_s(self) -> float:
@@ -88,18 +101,32 @@ class Question:
     @property
     def cutoff(self) -> float:
         """What a lower bound must exceed (decide) or reach (minimise) before it needs no more work."""
-        return 0.0 if self.gap is None else self.best - self.gap
+        if self.gap is None:
+            return 0.0
+        return self.best if math.isinf(self.best) else self.best - max(self.gap, self.relative_gap * abs(self.best))
 
     def closed(self, lower: np.ndarray) -> np.ndarray:
         """Which lower bounds need no more work."""
-        return lower > 0.0 if self.gap is None else lower >= self.best - self.gap
+        return lower > 0.0 if self.gap is None else lower >= self.cutoff
 
     def offer(self, case: int, x: np.ndarray) -> float:
         """Replay a point exactly; the best one is kept."""
         slack = self.replay(case, x)
-        if slack < self.best:
-            self.best, self.best_x, self.best_case = slack, np.array(x), case
+        with self._lock:
+            if slack < self.best:
+                self.best, self.best_x, self.best_case = slack, np.array(x), case
         return slack
+
+    @property
+    def open(self) -> np.ndarray:
+        """Cases that still need work, lowest bound first."""
+        order = np.argsort(self.lower, kind="stable")
+        return order[~self.closed(self.lower)[order] & ~self.settled[order]]
+
+    @property
+    def answered(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.decided or not len(self.open)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +140,7 @@ class CaseAnswer:
         timed_out: Whether time ran out before an answer.
         reason: Why there is no answer, where there is none.
         needed: The least `lower` that proves the case positive where it is a solver's word.
+        how: What closed it, for reports.
     """
 
     lower: float
@@ -121,6 +149,7 @@ class CaseAnswer:
     timed_out: bool = False
     reason: str = ""
     needed: float = 0.0
+    how: How = "tree"
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +158,19 @@ class Answer:
 
     cases: tuple[CaseAnswer, ...]
     nodes: int = 0
+
+
+Steps: TypeAlias = Generator[None, None, Answer]
+
+
+def driven(steps: Steps) -> Answer:
+    """The answer at the end of the steps."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            answer: Answer = end.value
+            return answer
 
 
 class Search(ABC):

@@ -12,11 +12,11 @@ import numpy as np
 from milpverify.attack.pgd import Pgd
 from milpverify.bounds.method import BoundMethod
 from milpverify.errors import OptionError, RegionError
-from milpverify.formulation.property_program import encode_distance
+from milpverify.formulation.property_program import encode_distance, stack_rows
 from milpverify.network.graph import Network
 from milpverify.proof.evidence import Bracket, Grade, Witness, float_at_least
 from milpverify.proof.replay import confirm
-from milpverify.search.milp import MilpSearch, decide, minimise
+from milpverify.search.milp import MILP, case_program, decide, minimise
 from milpverify.spec.property import Case, Polyhedron, Property, robustness
 from milpverify.spec.regions import L1Ball, LinfBall
 from milpverify.tasks.prepare import Prepared, prepare
@@ -46,7 +46,7 @@ class Radius:
 
     bounds: BoundMethod | None = None
     attack: Pgd | None = field(default_factory=Pgd)
-    search: MilpSearch = field(default_factory=MilpSearch)
+    search: MILP = field(default_factory=MILP)
     growth: float = 1.2
     bisections: int = 8
     inside: float = 1e-7
@@ -266,7 +266,7 @@ def _out_of_reach(state: _State, prop: Property, prepared: Prepared, i: int) -> 
     """Whether a case holds in the whole ball, as `verify` would say it: a radius alone does not say how surely."""
     search, case = state.method.search, prop.cases[i]
     answer = decide(
-        prepared.encode(i, search.encoding),
+        case_program(stack_rows(state.net, prepared.bounds, prop.cases), case.region, i, search.encoding),
         case.region,
         lambda x: state.offer(prop, x, case.name),
         search,
@@ -279,18 +279,18 @@ def _out_of_reach(state: _State, prop: Property, prepared: Prepared, i: int) -> 
 
 def _nearest(state: _State, prop: Property, prepared: Prepared, eps: float) -> bool:
     """Close the radius eps: every open case has no point nearer than the best, or gives it. False if one stays open."""
-    search, condensed = state.method.search, prepared.stacked.condensed
+    search, stacked = state.method.search, stack_rows(state.net, prepared.bounds, prop.cases)
     least, grade = eps, prepared.grade
     open_ = [i for i in np.argsort(prepared.lower) if prepared.lower[i] <= 0]
     for i in open_:
-        case, members = prop.cases[i], prepared.stacked.members[i]
+        case, members = prop.cases[i], stacked.members[i]
         state.tell("milp", prepared.n_unstable)
         last_word = eps >= state.reach and state.witness is None
         if last_word and _out_of_reach(state, prop, prepared, i):
             grade = Grade.SOLVER_TRUSTED
             continue
         encoded = encode_distance(
-            condensed, case.region, members, prepared.stacked.d[members], state.method.inside, search.encoding
+            stacked.condensed, case.region, members, stacked.d[members], state.method.inside, search.encoding
         )
         answer = minimise(
             encoded,

@@ -172,11 +172,11 @@ class _Task:
             name, method, hidden: As in `bound`.
             below: Earlier rungs; what they prove without a solver's word is not looked for again.
         """
-        from milpverify.search.milp import MilpSearch
+        from milpverify.search.milp import MILP
         from milpverify.tasks.margin import Minimiser
 
         began = time.monotonic()
-        search = MilpSearch(method.encoding, method.solver, method.tolerance, method.gap)
+        search = MILP(method.encoding, method.solver, method.tolerance, method.gap)
         values, found = self._lower(Crown(), hidden)
         lower = np.max([values, *(rung.lower for rung in below if not rung.solver_trusted)], axis=0)
         starts = np.asarray(self.region.minimiser(found.input_lam))

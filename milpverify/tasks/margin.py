@@ -8,19 +8,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from milpverify.attack.method import Attack, centre
-from milpverify.attack.pgd import Pgd
 from milpverify.bounds.method import BoundMethod
-from milpverify.errors import PropertyError
-from milpverify.formulation.encode import Encoded
+from milpverify.errors import OptionError, PropertyError
 from milpverify.network.graph import Network
 from milpverify.proof.evidence import Bracket, Grade, Witness
 from milpverify.proof.replay import into_region, replay
-from milpverify.search.milp import MilpAnswer, MilpSearch, minimise
+from milpverify.search.portfolio import Portfolio
+from milpverify.search.question import Question, Search
 from milpverify.spec.property import Case, Property
-from milpverify.tasks.prepare import Prepared, check_fit, prepare
+from milpverify.tasks.prepare import Prepared, check_fit, first_attack, prepare
 from milpverify.tasks.progress import Clock, OnProgress
 
 __all__ = ["LeastSlack", "Minimiser", "is_reached", "least_slack", "margin_with_needed", "worst_margin"]
+
+
+WORST = 3  # cases attacked before a search
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,32 @@ class Minimiser:
     """How exact minima are found.
 
     Attributes:
-        bounds: Bounds of the hidden neurons; `Crown()` when None.
+        bounds: Bounds of the hidden neurons to begin with; `Crown()` when None.
         attack: Gives the first upper bound; None to leave that to the search.
-        search: Options of the mixed-integer programs; `search.gap` is the gap the answer is closed to.
+        search: `Portfolio()`, `BranchAndBound()` or `MILP()`, with their options.
+        gap: The difference the answer is closed to, in units of y.
+        relative_gap: The same as a share of the answer's size; the wider of both counts.
+
+    Raises:
+        OptionError: If a gap is negative, or the absolute one is not positive.
     """
 
     bounds: BoundMethod | None = None
-    attack: Attack | None = field(default_factory=Pgd)
-    search: MilpSearch = field(default_factory=MilpSearch)
+    attack: Attack | None = field(default_factory=first_attack)
+    search: Search = field(default_factory=Portfolio)
+    gap: float = 1e-6
+    relative_gap: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gap < math.inf or not 0 <= self.relative_gap < 1:
+            raise OptionError(
+                f"Minimiser: gap must be positive and relative_gap in [0, 1), got {self.gap} and {self.relative_gap}."
+            )
+
+    @classmethod
+    def of(cls, method: Minimiser | Search | None) -> Minimiser:
+        """The method with its defaults: a search alone stands for the rest as it is."""
+        return method if isinstance(method, Minimiser) else cls() if method is None else cls(search=method)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +64,7 @@ class LeastSlack:
 
     Attributes:
         bracket: The least slack, in units of y.
-        needed: The least lower side that a MILP solver's word proves positive; see `MilpSearch.needed`.
+        needed: The least lower side that a MILP solver's word proves positive; see `MILP.needed`.
     """
 
     bracket: Bracket
@@ -75,20 +95,20 @@ def worst_margin(
     prop: Property,
     *,
     time_limit_s: float | None = None,
-    method: Minimiser | None = None,
+    method: Minimiser | Search | None = None,
     on_progress: OnProgress | None = None,
 ) -> Bracket:
     """The least slack min_x max_i (C_i y - d_i) over all cases: the worst margin, for a robustness property.
 
     Robust iff it is > 0; a tie is not robust. The upper side is attained by the witness, whose slack is exact; the
-    lower side is `bound-rounded` where bounds alone give it, else `solver-trusted` within `method.search.gap`: then a
+    lower side is `bound-rounded` where bounds or our own tree give it, else `solver-trusted` within the gap: then a
     positive one proves robustness only where it is as large as `margin_with_needed` says, or `verify` agrees.
 
     Args:
         net: The network.
         prop: Its cases; each must have output constraints.
         time_limit_s: Wall time; the bracket reached by then is returned.
-        method: `Minimiser()` when None.
+        method: `Minimiser()` when None; a search alone, such as `BranchAndBound()`, stands in for its own.
         on_progress: Called as the work goes on.
 
     Returns:
@@ -109,17 +129,17 @@ def margin_with_needed(
     prop: Property,
     *,
     time_limit_s: float | None = None,
-    method: Minimiser | None = None,
+    method: Minimiser | Search | None = None,
     on_progress: OnProgress | None = None,
 ) -> LeastSlack:
     """`worst_margin`, and how large its lower side must be to prove the property; arguments and errors are the same."""
     clock = Clock("worst_margin", time_limit_s, on_progress)
     check_fit("worst_margin", net, prop)
-    prepared = []
+    how, prepared = Minimiser.of(method), []
     for cases in prop.groups():
         clock.tell("bounds", cases[0].name)
-        prepared.append(prepare(net, cases, (method or Minimiser()).bounds))
-    return least_slack(prepared, clock, method or Minimiser())
+        prepared.append(prepare(net, cases, how.bounds))
+    return least_slack(prepared, clock, how)
 
 
 @dataclass(eq=False)
@@ -129,44 +149,31 @@ class _Best:
     slack: float = math.inf
     witness: Witness | None = None
 
-    def offer(self, net: Network, case: Case, x: np.ndarray) -> Witness | None:
-        """Project, replay, and keep the point if it is the best; returns it as a witness if it is in the region."""
+    def offer(self, net: Network, case: Case, x: np.ndarray) -> float:
+        """Project, replay, and keep the point if it is the best; returns its slack, infinite for no point at all."""
         point = measured(net, case, x)
-        if point is not None and point.replay.slack_upper < self.slack:
+        if point is None:
+            return math.inf
+        if point.replay.slack_upper < self.slack:
             self.slack, self.witness = point.replay.slack_upper, point
-        return point
+        return point.replay.slack_upper
 
 
 def least_slack(groups: list[Prepared], clock: Clock, method: Minimiser) -> LeastSlack:
-    """The least slack over prepared regions, to the gap of `method.search`."""
+    """The least slack over prepared regions, to the gap of `method`."""
     best = _Best()
     for prepared in groups:
         for case in prepared.cases:
             if not len(case.unsafe.d):
                 raise PropertyError(f"worst_margin: case {case.name!r} has no output constraint, so it has no margin.")
         _first_points(prepared, clock, method, best)
-    open_ = [(float(p.lower[i]), p, i) for p in groups for i in range(len(p.cases))]
-    open_.sort(key=lambda item: item[0])
     lower, grades, needed, timed_out = math.inf, set(), 0.0, False
-    for rank, (bound, prepared, i) in enumerate(open_):
-        if bound >= best.slack - method.search.gap:
-            lower = min(lower, bound)
-            grades.add(prepared.grade)
-            continue
-        if clock.out:
-            timed_out, lower = True, min(lower, bound)
-            grades.add(prepared.grade)
-            continue
-        clock.tell("milp", prepared.cases[i].name, bound, best.slack, prepared.n_unstable, len(open_) - rank - 1)
-        encoded = prepared.encode(i, method.search.encoding)
-        answer = _minimise_case(prepared, i, encoded, best, clock, method, len(open_) - rank - 1)
-        timed_out = timed_out or answer.timed_out
-        # What bounds prove is worth more than the last digits of a solver's word.
-        told = answer.lower > bound + method.search.gap
-        if told:
-            needed = max(needed, method.search.needed(encoded, prepared.bounds))
-        grades.add(Grade.SOLVER_TRUSTED if told else prepared.grade)
-        lower = min(lower, answer.lower if told else bound)
+    for prepared in sorted(groups, key=lambda p: float(p.lower.min())):
+        answer = method.search.run(_question(prepared, best, clock, method))
+        for found in answer.cases:
+            lower, needed = min(lower, found.lower), max(needed, found.needed)
+            timed_out = timed_out or found.timed_out
+            grades.add(Grade.SOLVER_TRUSTED if found.solver_trusted else prepared.grade)
     lower = min(lower, best.slack)
     bracket = Bracket(
         lower, best.slack, Grade.weakest(grades) if math.isfinite(lower) else None,
@@ -176,37 +183,33 @@ def least_slack(groups: list[Prepared], clock: Clock, method: Minimiser) -> Leas
     return LeastSlack(bracket, needed)
 
 
+def _question(prepared: Prepared, best: _Best, clock: Clock, method: Minimiser) -> Question:
+    question = prepared.question(
+        lambda i, x: best.offer(prepared.net, prepared.cases[i], x), clock, gap=method.gap,
+        relative_gap=method.relative_gap,
+    )  # fmt: skip
+    question.best = best.slack
+    if best.witness is not None:
+        names = [case.name for case in prepared.cases]
+        question.best_x = best.witness.x
+        question.best_case = names.index(best.witness.case) if best.witness.case in names else -1
+    return question
+
+
 def _first_points(prepared: Prepared, clock: Clock, method: Minimiser, best: _Best) -> None:
-    """The centre, the bounds' own minimisers and an attack on every case, before any program."""
+    """The centre, and an attack from the bounds' own minimisers on the cases that look worst, before any search."""
     net = prepared.net
-    for case in prepared.cases:
-        best.offer(net, case, centre(case.region))
+    order = np.argsort(prepared.lower, kind="stable")
+    best.offer(net, prepared.cases[order[0]], centre(prepared.region))
     if method.attack is None or clock.out:
         return
-    clock.tell("attack", prepared.cases[0].name, unstable=prepared.n_unstable)
+    clock.tell("attack", prepared.cases[order[0]].name, unstable=prepared.n_unstable)
     limit = None if math.isinf(clock.left) else clock.left / 4
-    results = method.attack.attack_all(
-        net, list(prepared.cases), start=prepared.starts, stop=-math.inf, time_limit_s=limit
-    )
-    for case, result in zip(prepared.cases, results, strict=True):
-        best.offer(net, case, result.x)
-
-
-def _minimise_case(
-    prepared: Prepared, i: int, encoded: Encoded, best: _Best, clock: Clock, method: Minimiser, left: int
-) -> MilpAnswer:
-    """The least slack of one case, or that it is not below the best slack known."""
-    case = prepared.cases[i]
-    return minimise(
-        encoded,
-        case.region,
-        lambda x: best.offer(prepared.net, case, x),
-        method.search,
-        cutoff=best.slack,
-        time_limit_s=clock.left,
-        start=best.witness.x if best.witness is not None and best.witness.case == case.name else None,
-        on_mip=clock.mip_listener(case.name, prepared.n_unstable, left),
-    )
+    chosen = [prepared.cases[i] for i in order[:WORST]]
+    results = method.attack.attack_all(net, chosen, start=prepared.starts, stop=-math.inf, time_limit_s=limit)
+    for case, result in sorted(zip(chosen, results, strict=True), key=lambda pair: float(pair[1].slack)):
+        if result.slack < best.slack:
+            best.offer(net, case, result.x)
 
 
 def measured(net: Network, case: Case, x: np.ndarray) -> Witness | None:

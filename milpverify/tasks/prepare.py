@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
+from milpverify.attack.pgd import Pgd
 from milpverify.bounds.backward import Crown, FastLin
 from milpverify.bounds.compute import compute_bounds
 from milpverify.bounds.method import BoundMethod
 from milpverify.bounds.problem import DualProblem
 from milpverify.bounds.slopes import AlphaCrown, KappaCrown
 from milpverify.errors import PropertyError
-from milpverify.formulation.encode import Encoded, encode_slack, objective_unit
-from milpverify.formulation.property_program import StackedRows, stack_rows
-from milpverify.formulation.relu import ReLUEncoding
 from milpverify.network.graph import Bounds, Network
 from milpverify.proof.evidence import Grade
+from milpverify.search.question import Question, Replay
 from milpverify.spec.property import Case, Property
 from milpverify.spec.regions import Region
+from milpverify.tasks.progress import Clock
 
 TOLERANCE = 1e-5  # of solvers, for numbers of size 1
 LARGEST_SEARCH = 5e6  # inputs of unstable neurons, times rows: some seconds
@@ -60,16 +60,29 @@ class Prepared:
         """What `lower` rests on."""
         return Grade.SOLVER_TRUSTED if self.bounds.solver_trusted else Grade.BOUND_ROUNDED
 
-    @cached_property
-    def stacked(self) -> StackedRows:
-        """The condensed network with all rows of all cases."""
-        return stack_rows(self.net, self.bounds, self.cases)
+    def question(
+        self, replay: Replay, clock: Clock, gap: float | None = None, relative_gap: float = 0.0
+    ) -> Question:
+        """What a search is asked about these cases.
 
-    def encode(self, i: int, encoding: ReLUEncoding) -> Encoded:
-        """The program that minimises the slack of case i."""
-        members = self.stacked.members[i]
-        small, d = self.stacked.condensed, self.stacked.d[members]
-        return encode_slack(small, self.region, members, d, encoding, objective_unit(small, members))
+        Args:
+            replay: Judges a point for a case.
+            clock: Ends the search, and is told where it stands.
+            gap, relative_gap: As of `Question`.
+        """
+        spare = trusted_allowance(self.region, [self.bounds]) if self.bounds.solver_trusted else 0.0
+        question = Question(
+            self.net, self.region, self.cases, self.bounds, self.lower.copy(), replay, gap, relative_gap, spare,
+            self.starts, ends=time.monotonic() + clock.left,
+        )  # fmt: skip
+        name = self.cases[0].name if len(self.cases) == 1 else f"{len(self.cases)} cases"
+        question.tell = clock.search_listener(name, self.n_unstable)
+        return question
+
+
+def first_attack() -> Pgd:
+    """A quick attack: what it does not find is left to the search, which attacks in earnest."""
+    return Pgd(steps=20, restarts=4, rounds=1, samples=4096)
 
 
 def prepare(
@@ -121,7 +134,7 @@ def few_unstable(net: Network, bounds: Bounds, rows: int = 1) -> bool:
 def trusted_allowance(region: Region, bounds: Sequence[Bounds]) -> float:
     """What a solver's word on hidden bounds may cost a bound that builds on them, in units of y.
 
-    Its tolerances are absolute, in a program whose numbers are as large as an input or a neuron: `MilpSearch` asks its
+    Its tolerances are absolute, in a program whose numbers are as large as an input or a neuron: `MILP` asks its
     own answers for the same.
     """
     sides = [region.lower, region.upper, *(side for some in bounds for side in (*some.lower, *some.upper))]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from milpverify.errors import OptionError
 from milpverify.program.solver import MipProgress
+from milpverify.search.question import TreeProgress
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,13 @@ class Progress:
     """Where a task stands.
 
     Attributes:
-        stage: "bounds", "attack", "milp", or the task's own word.
+        stage: "bounds", "attack", "tree", "milp", or the task's own word.
         what: The case or number at work.
         seconds: Since the task began.
         lower, upper: Bracket of the quantity at work, as far as known.
         unstable: Unstable neurons of the region at work; None before its bounds.
         left: Cases still open after this one; None where that has no meaning.
+        nodes, open: Of a search: nodes bounded so far, and those still open.
     """
 
     stage: str
@@ -31,6 +33,8 @@ class Progress:
     upper: float = math.inf
     unstable: int | None = None
     left: int | None = None
+    nodes: int | None = None
+    open: int | None = None
 
     def __str__(self) -> str:
         parts = [f"{self.seconds:6.1f} s", self.stage, self.what]
@@ -40,6 +44,8 @@ class Progress:
             parts.append(f"{self.unstable} unstable")
         if self.left is not None:
             parts.append(f"{self.left} left")
+        if self.nodes:
+            parts.append(f"{self.nodes} nodes, {self.open} open")
         return "  ".join(parts)
 
 
@@ -91,6 +97,16 @@ class Clock:
         """Report to whoever listens."""
         if self._on_progress is not None:
             self._on_progress(Progress(stage, what, self.seconds, lower, upper, unstable, left))
+
+    def search_listener(self, what: str, unstable: int) -> Callable[[TreeProgress], None] | None:
+        """A callback for a search that reports through this clock; None where nobody listens."""
+        if self._on_progress is None:
+            return None
+        return lambda p: self._heard(p, what, unstable)
+
+    def _heard(self, p: TreeProgress, what: str, unstable: int) -> None:
+        assert self._on_progress is not None
+        self._on_progress(Progress(p.how, what, self.seconds, p.lower, p.upper, unstable, None, p.nodes, p.open))
 
     def mip_listener(self, what: str, unstable: int, left: int | None = None) -> Callable[[MipProgress], None] | None:
         """A callback for a MIP solver that reports through this clock; None where nobody listens."""

@@ -45,7 +45,7 @@ class ReachableClass:
         slack: Bracket of min over the region of max_i (y_i - y_label): reached iff <= 0. Its witness is the input
             nearest to (or deepest in) the class.
         tolerance: A solver's lower bound proves "out of reach" only from here up, in units of y; see
-            `MilpSearch.needed`.
+            `MILP.needed`.
     """
 
     label: int

@@ -1,24 +1,22 @@
-"""Is the unsafe set out of reach? Bounds, then attack, then one mixed-integer program per case still open."""
+"""Is the unsafe set out of reach? Bounds, then a quick attack, then a search over the cases still open."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from milpverify.attack.method import Attack, centre
-from milpverify.attack.pgd import Pgd
 from milpverify.bounds.method import BoundMethod
-from milpverify.bounds.slopes import KappaCrown
-from milpverify.errors import InputError, SolverError
 from milpverify.network.graph import Network
 from milpverify.proof.evidence import CaseReport, Grade, Holds, How, Status, Unknown, Verdict, Violated, Witness
 from milpverify.proof.replay import confirm
-from milpverify.search.milp import MilpSearch, decide
+from milpverify.search.portfolio import Portfolio
+from milpverify.search.question import Search
 from milpverify.spec.property import Case, Property
-from milpverify.tasks.prepare import Prepared, check_fit, few_unstable, prepare
+from milpverify.tasks.prepare import Prepared, check_fit, first_attack, prepare
 from milpverify.tasks.progress import Clock, OnProgress
 
 ATTACK_SHARE = 0.25  # of the time left, at most, so that the search always gets its turn
@@ -35,6 +33,7 @@ class _CaseState:
     seconds: float = 0.0
     timed_out: bool = False
     reason: str = ""
+    solver_trusted: bool = False
 
     @property
     def open(self) -> bool:
@@ -51,16 +50,19 @@ class Verifier:
 
     Attributes:
         bounds: Bounds of the hidden neurons; `Crown()` when None.
-        closer: A costlier second look at the hidden neurons of a region whose cases bounds and attack leave open, where
-            their number allows; None to skip it.
-        attack: Looks for a witness before any program is solved; None to skip it.
-        search: What decides the cases that bounds and attack leave open; None to leave them unknown.
+        attack: Looks for a witness before any search; None to skip it.
+        search: What decides the cases that bounds and attack leave open: `Portfolio()`, `BranchAndBound()` or `MILP()`
+            with their options; None to leave them unknown.
     """
 
     bounds: BoundMethod | None = None
-    closer: BoundMethod | None = field(default_factory=KappaCrown)
-    attack: Attack | None = field(default_factory=Pgd)
-    search: MilpSearch | None = field(default_factory=MilpSearch)
+    attack: Attack | None = field(default_factory=first_attack)
+    search: Search | None = field(default_factory=Portfolio)
+
+    @classmethod
+    def of(cls, method: Verifier | Search | None) -> Verifier:
+        """The method with its defaults: a search alone stands for the rest as it is."""
+        return method if isinstance(method, Verifier) else cls() if method is None else cls(search=method)
 
 
 def verify(
@@ -68,20 +70,21 @@ def verify(
     prop: Property,
     *,
     time_limit_s: float | None = None,
-    method: Verifier | None = None,
+    method: Verifier | Search | None = None,
     onnx_path: str | Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Verdict:
     """Decide whether some input of a property's regions reaches its unsafe set. Exact, within the grade it states.
 
     Cases of one region share their bounds. A violation is replayed in exact arithmetic before it is reported; a case
-    closed by bounds is `bound-rounded`, one closed by a MILP `solver-trusted`.
+    closed by bounds or by our own tree is `bound-rounded`, one closed by a MILP `solver-trusted`.
 
     Args:
         net: The network.
         prop: What must not happen.
         time_limit_s: Wall time; None for no limit. Bounds are not interrupted.
-        method: The steps and their options; `Verifier()` when None.
+        method: The steps and their options; `Verifier()` when None. A search alone, such as `MILP()`, stands in for
+            the default one.
         onnx_path: The network's file: a witness is then replayed by onnxruntime too, where that is installed.
         on_progress: Called as the work goes on.
 
@@ -94,7 +97,7 @@ def verify(
     """
     clock = Clock("verify", time_limit_s, on_progress)
     check_fit("verify", net, prop)
-    method = method or Verifier()
+    method = Verifier.of(method)
     states: list[_CaseState] = []
     for cases in prop.groups():
         clock.tell("bounds", cases[0].name, left=len(prop.cases) - len(states))
@@ -107,8 +110,6 @@ def verify(
                 state.status, state.how = "holds", "bounds"
         states.extend(group)
     witness = _attack(net, states, method, clock)
-    if witness is None and method.closer is not None:
-        _look_closer(net, states, method.closer, clock)
     if witness is None and method.search is not None:
         witness = _search(net, states, method.search, clock)
     return _verdict(net, states, witness, clock, onnx_path)
@@ -137,58 +138,47 @@ def _attack(net: Network, states: list[_CaseState], method: Verifier, clock: Clo
     return None
 
 
-def _look_closer(net: Network, states: list[_CaseState], method: BoundMethod, clock: Clock) -> None:
-    """Bound the regions with open cases again: what closes here rests on no solver, and the rest has fewer binaries."""
-    for prepared in {id(s.prepared): s.prepared for s in states if s.open}.values():
-        group = [s for s in states if s.prepared is prepared and s.open and len(s.case.unsafe.d)]
-        if clock.out or not group or not few_unstable(net, prepared.bounds):
-            continue
-        clock.tell("bounds", group[0].case.name, unstable=prepared.n_unstable, left=len(group))
-        began = clock.seconds
-        closer = prepare(net, [s.case for s in group], method, known=prepared.bounds)
-        for i, state in enumerate(group):
-            state.prepared, state.position = closer, i
-            state.lower = max(state.lower, float(closer.lower[i]))
-            state.seconds += (clock.seconds - began) / len(group)
-            if state.lower > 0:
-                state.status, state.how = "holds", "bounds"
-
-
-def _search(net: Network, states: list[_CaseState], search: MilpSearch, clock: Clock) -> Witness | None:
-    """Decide the open cases one by one, lowest bound first: where a witness is likeliest."""
-    order = sorted((s for s in states if s.open), key=lambda s: s.lower)
-    for rank, state in enumerate(order):
-        if clock.out:
-            state.timed_out, state.reason = True, "time ran out before its turn"
-            continue
-        if not len(state.case.unsafe.d):
+def _search(net: Network, states: list[_CaseState], search: Search, clock: Clock) -> Witness | None:
+    """Decide the open cases, one region at a time, the lowest bound first: where a witness is likeliest."""
+    for state in states:
+        if state.open and not len(state.case.unsafe.d):
             state.reason = "every output is unsafe, but no floating-point input was found in its region"
+    groups = {id(s.prepared): s.prepared for s in states if s.open and len(s.case.unsafe.d)}
+    for prepared in sorted(groups.values(), key=lambda p: float(p.lower.min())):
+        group = [s for s in states if s.prepared is prepared and s.open and len(s.case.unsafe.d)]
+        if clock.out:
+            for state in group:
+                state.timed_out, state.reason = True, "time ran out before its turn"
             continue
-        began, left = clock.seconds, len(order) - rank - 1
+        witness = _search_region(net, group, search, clock)
+        if witness is not None:
+            return witness
+    return None
 
-        def replay(x: np.ndarray, state: _CaseState = state) -> Witness | None:
-            return confirm(net, state.case, x)
 
-        try:
-            answer = decide(
-                state.prepared.encode(state.position, search.encoding),
-                state.case.region,
-                replay,
-                search,
-                bounds=state.prepared.bounds,
-                time_limit_s=clock.left,
-                on_mip=clock.mip_listener(state.case.name, state.prepared.n_unstable, left),
-            )
-        except (SolverError, InputError) as error:  # numbers too wild for a program or its solver
-            state.reason = str(error)
-            continue
-        state.seconds += clock.seconds - began
-        state.lower = max(state.lower, answer.lower)
-        state.timed_out, state.reason = answer.timed_out, answer.reason
-        if answer.witness is not None:
-            return _found(state, answer.witness, "milp")
-        if answer.holds:
-            state.status, state.how = "holds", "milp"
+def _search_region(net: Network, group: list[_CaseState], search: Search, clock: Clock) -> Witness | None:
+    found: list[tuple[_CaseState, Witness]] = []
+
+    def replay(i: int, x: np.ndarray) -> float:
+        witness = confirm(net, group[i].case, x)
+        if witness is None:
+            return math.inf
+        found.append((group[i], witness))
+        return witness.replay.slack_upper
+
+    began, prepared = clock.seconds, group[0].prepared
+    lower = prepared.lower[[state.position for state in group]]
+    part = replace(prepared, cases=tuple(state.case for state in group), lower=lower)
+    answer = search.run(part.question(replay, clock))
+    for state, case in zip(group, answer.cases, strict=True):
+        state.seconds += (clock.seconds - began) / len(group)
+        state.lower = max(state.lower, case.lower)
+        state.timed_out, state.reason = case.timed_out, case.reason
+        if case.holds:
+            state.status, state.how, state.solver_trusted = "holds", case.how, case.solver_trusted
+    if found:
+        state, witness = found[0]
+        return _found(state, witness, "tree")
     return None
 
 
@@ -208,7 +198,7 @@ def _verdict(
         return Violated(witness, seconds=clock.seconds, cases=reports, approximations=net.approximations)
     open_ = [state for state in states if state.open]
     if not open_:
-        grades = (Grade.SOLVER_TRUSTED if s.how == "milp" else s.prepared.grade for s in states)
+        grades = (Grade.SOLVER_TRUSTED if s.solver_trusted else s.prepared.grade for s in states)
         grade = Grade.weakest(grades)
         return Holds(grade=grade, seconds=clock.seconds, cases=reports, approximations=net.approximations)
     first = next((s for s in open_ if not s.timed_out), open_[0])

@@ -101,14 +101,14 @@ def test_a_margin_below_the_tolerance_of_large_neurons_is_open(
     from milpverify.commands.question import ask as read_question
     from milpverify.proof.evidence import Bracket, Grade
     from milpverify.report.screen import PlainScreen
-    from milpverify.search.milp import MilpSearch
+    from milpverify.search.milp import MILP
     from milpverify.tasks.margin import LeastSlack
     from milpverify.tasks.prepare import prepare
 
     # x in [-2, 4] makes zhat as large as 4e6.
     net = write_network(tmp_path / "large.onnx", weight=1e6)
     args = parse(["margin", net, "--input", write_input(tmp_path / "x.npy", 1.0), "--eps", "3"])
-    question, search = read_question(args, args.files), MilpSearch()
+    question, search = read_question(args, args.files), MILP()
     prepared = prepare(question.net, question.one_property().cases)
     needed = search.needed(prepared.encode(0, search.encoding), prepared.bounds)
     for lower, grade, told in (

@@ -125,7 +125,7 @@ def test_a_radius_cut_short_claims_nothing_about_targets_not_looked_at(seed: int
     x = rng.uniform(0, 1, net.n_inputs)
     label = int(np.argmax(net.forward(x)))
     whole = mv.minimum_epsilon(net, x, label, clip=(0, 1))
-    search = mv.MilpSearch(solver=StopsOnce(n))
+    search = mv.MILP(solver=StopsOnce(n))
     method = mv.Radius(search=search, attack=None, bounds=mv.Interval(), bisections=1)
     assert mv.minimum_epsilon(net, x, label, clip=(0, 1), method=method).lower <= whole.upper + 2e-6
 

@@ -14,7 +14,7 @@ from milpverify.network.exact import forward_exact
 from milpverify.network.graph import Network
 from milpverify.network.operators import Dense
 from milpverify.proof.evidence import Grade, Holds, Unknown
-from milpverify.search.milp import MilpSearch
+from milpverify.search.milp import MILP
 from milpverify.spec.property import Case, Polyhedron, Property, robustness
 from milpverify.spec.regions import Box, L1Ball, LinfBall, Region
 from milpverify.tasks.epsilon import Radius, minimum_epsilon
@@ -168,7 +168,7 @@ def test_radii_far_below_a_solvers_tolerance_are_exact_too(ball: type[LinfBall] 
         x = rng.uniform(0, 1, net.n_inputs)
         label = int(np.argmax(net.forward(x)))
         others = [np.eye(net.n_outputs)[label] - np.eye(net.n_outputs)[t] for t in range(net.n_outputs) if t != label]
-        search = MilpSearch(gap=1e-6 * unit)
+        search = MILP(gap=1e-6 * unit)
         method = Radius(bounds=Interval(), attack=None, bisections=1, search=search)
         far = stretched(net, k, shift)
         radius = minimum_epsilon(far, shift + x * unit, label, ball=ball, eps_max=unit, method=method)

@@ -1,0 +1,84 @@
+"""Branch and bound that chooses what to split, and how hard to look before it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from milpverify.attack.method import Attack
+from milpverify.attack.pgd import Pgd
+from milpverify.bounds.compute import compute_bounds
+from milpverify.bounds.method import BoundMethod
+from milpverify.bounds.slopes import KappaCrown
+from milpverify.errors import OptionError
+from milpverify.search.question import Answer, Question, Search, Steps, driven
+from milpverify.search.relu_tree import ReluSplitting
+
+LARGEST_CLOSER = 5e6  # inputs of unstable neurons: what tighter bounds by input-wise multipliers may be asked for
+
+
+@dataclass(frozen=True)
+class BranchAndBound(Search):
+    """Our own tree, proved by bounds rounded outward: over input boxes where few inputs are free, else ReLU phases.
+
+    The tree over phases begins with what costs least: a few nodes on the bounds as they are. What stays open is
+    attacked in earnest, bounded more tightly, and searched with planes of single neurons.
+
+    Attributes:
+        phases: The tree over ReLU phases.
+        first_nodes: Nodes of the first try.
+        attack: What looks for a point after the first try; None to leave that to the tree's own minimisers.
+        closer: Tighter bounds of the hidden neurons after the first try; None to skip them.
+    """
+
+    phases: ReluSplitting = field(default_factory=ReluSplitting)
+    first_nodes: int = 400
+    attack: Attack | None = field(default_factory=lambda: Pgd(rounds=2))
+    closer: BoundMethod | None = field(default_factory=KappaCrown)
+
+    def __post_init__(self) -> None:
+        if self.first_nodes < 0:
+            raise OptionError(f"BranchAndBound: first_nodes must not be negative, got {self.first_nodes}.")
+
+    def run(self, question: Question) -> Answer:
+        return driven(self.stepwise(question))
+
+    def stepwise(self, question: Question) -> Steps:
+        """The search, a batch of nodes at a time."""
+        nodes = 0
+        if self.first_nodes:
+            first = yield from replace(self.phases, plane_steps=0, node_limit=self.first_nodes).stepwise(question)
+            question.lower, nodes = np.array([case.lower for case in first.cases]), first.nodes
+            if question.answered or question.left_s <= 0:
+                return first
+        self._attack(question)
+        if not question.answered:
+            self._look_closer(question)
+        yield
+        last = yield from self.phases.stepwise(question)
+        return replace(last, nodes=nodes + last.nodes)
+
+    def _attack(self, question: Question) -> None:
+        if self.attack is None:
+            return
+        chosen = question.open if question.gap is None else question.open[:2]
+        stop = 0.0 if question.gap is None else -np.inf
+        cases = [question.cases[i] for i in chosen]
+        limit = None if np.isinf(question.left_s) else question.left_s / 4
+        results = self.attack.attack_all(question.net, cases, start=question.starts, stop=stop, time_limit_s=limit)
+        for i, result in sorted(zip(chosen, results, strict=True), key=lambda pair: float(pair[1].slack)):
+            if result.slack <= 0 if question.gap is None else result.slack < question.best:
+                question.offer(int(i), result.x)
+            if question.decided:
+                return
+
+    def _look_closer(self, question: Question) -> None:
+        columns, entries = question.net.n_inputs, 0
+        for count in question.bounds.n_unstable:
+            entries += count * columns
+            columns += count
+        if self.closer is None or not 0 < entries <= LARGEST_CLOSER or question.left_s <= 0:
+            return
+        tighter = compute_bounds(question.net, question.region, self.closer)
+        question.bounds = question.bounds.intersect(tighter)

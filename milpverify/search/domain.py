@@ -1,0 +1,145 @@
+"""The nodes of a search over ReLU phases: batches of them, and the pool of those still open."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from milpverify.bounds.nodes import Multipliers
+
+FIRST_ROOM = 256  # nodes a pool has room for before it grows
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """A batch of B nodes on a condensed problem of N neurons and m rows.
+
+    Attributes:
+        l, u: Proven bounds of the neurons on each node, (B, N).
+        alpha, beta, theta, mu: Multipliers to start from; see `bounds.nodes`.
+        lam: lambda of the neurons in the node's bound, for branching, (B, N).
+        case: What each node is about, (B,).
+        lower: Its proven lower bound, (B,).
+        depth: Splits above it, (B,).
+    """
+
+    l: np.ndarray
+    u: np.ndarray
+    alpha: np.ndarray
+    beta: np.ndarray
+    theta: np.ndarray
+    mu: np.ndarray
+    lam: np.ndarray
+    case: np.ndarray
+    lower: np.ndarray
+    depth: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.case)
+
+    def __getitem__(self, index: Any) -> Nodes:
+        return Nodes(*(getattr(self, part.name)[index] for part in fields(self)))
+
+    @property
+    def multipliers(self) -> Multipliers:
+        """alpha, beta, theta and mu."""
+        return Multipliers(self.alpha, self.beta, self.theta, self.mu)
+
+    @property
+    def free(self) -> np.ndarray:
+        """Which neurons are unstable on each node, (B, N)."""
+        return (self.l < 0) & (self.u > 0)
+
+    @classmethod
+    def concat(cls, parts: Sequence[Nodes]) -> Nodes:
+        """The batches one after the other."""
+        return cls(*(np.concatenate([getattr(p, part.name) for p in parts]) for part in fields(cls)))
+
+    def split(self, neuron: np.ndarray) -> Nodes:
+        """2B children: all nodes with their neuron active, then all with it inactive.
+
+        Args:
+            neuron: Per node one that is free there, (B,).
+        """
+        n, index = len(self), np.arange(len(self))
+        both = self[np.concatenate([index, index])]
+        l, u = both.l.copy(), both.u.copy()
+        l[index, neuron] = 0.0
+        u[n + index, neuron] = 0.0
+        return replace(both, l=l, u=u, depth=both.depth + 1)
+
+
+class Pool:
+    """Open nodes, lowest bound first, or deepest first once they take more memory than they may."""
+
+    def __init__(self, like: Nodes, budget_bytes: int) -> None:
+        self._room = [np.empty((FIRST_ROOM, *np.shape(v)[1:]), v.dtype) for v in _columns(like)]
+        self._free = list(range(FIRST_ROOM))
+        self._heap: list[tuple[float, float, int, int]] = []
+        self._count = 0
+        self._budget = budget_bytes
+        self.deepest_first = False
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    @property
+    def node_bytes(self) -> int:
+        """Memory of one node."""
+        return sum(int(v[:1].nbytes) for v in self._room)
+
+    def lower(self, cases: int) -> np.ndarray:
+        """Per case the least bound of its open nodes, infinite where there is none."""
+        slots = [item[-1] for item in self._heap]
+        least = np.full(cases, np.inf)
+        case, lower = (self._room[_PLACE[name]][slots] for name in ("case", "lower"))
+        np.minimum.at(least, case, lower)
+        return least
+
+    def push(self, nodes: Nodes) -> None:
+        """Keep nodes for later."""
+        while len(self._free) < len(nodes):
+            self._grow()
+        slots = [self._free.pop() for _ in range(len(nodes))]
+        for room, values in zip(self._room, _columns(nodes), strict=True):
+            room[slots] = values
+        if not self.deepest_first and len(self) * self.node_bytes > self._budget:
+            self.deepest_first = True
+            self._heap = [self._keyed(slot) for *_, slot in self._heap]
+            heapq.heapify(self._heap)
+        for slot in slots:
+            heapq.heappush(self._heap, self._keyed(slot))
+
+    def pop(self, count: int) -> Nodes:
+        """At most `count` nodes, the most urgent ones."""
+        slots = [heapq.heappop(self._heap)[-1] for _ in range(min(count, len(self)))]
+        nodes = Nodes(*(room[slots] for room in self._room))
+        self._free.extend(slots)
+        return nodes
+
+    def all(self) -> Nodes:
+        """Every open node, in the order of their slots."""
+        slots = sorted(item[-1] for item in self._heap)
+        return Nodes(*(room[slots] for room in self._room))
+
+    def _keyed(self, slot: int) -> tuple[float, float, int, int]:
+        lower, depth = (float(self._room[_PLACE[name]][slot]) for name in ("lower", "depth"))
+        self._count += 1
+        return (-depth, lower, self._count, slot) if self.deepest_first else (lower, depth, self._count, slot)
+
+    def _grow(self) -> None:
+        size = len(self._room[0])
+        self._room = [np.concatenate([v, np.empty_like(v)]) for v in self._room]
+        self._free.extend(range(size, 2 * size))
+
+
+_NAMES = [part.name for part in fields(Nodes)]
+_PLACE = {name: i for i, name in enumerate(_NAMES)}
+
+
+def _columns(nodes: Nodes) -> list[np.ndarray]:
+    return [getattr(nodes, name) for name in _NAMES]

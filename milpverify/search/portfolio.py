@@ -1,0 +1,80 @@
+"""The tree and the mixed-integer program in turns: each closes cases that the other finds hard."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+from milpverify.errors import OptionError
+from milpverify.search.branch_and_bound import BranchAndBound
+from milpverify.search.milp import MILP
+from milpverify.search.question import Answer, CaseAnswer, Question, Search
+
+GROWTH = 2.0  # of a turn from one to the next
+
+
+@dataclass(frozen=True)
+class Portfolio(Search):
+    """Branch and bound first; where it takes long, a MILP solver has turns of its own, each longer than the last.
+
+    What the tree closes is proved by bounds; what only the solver closes is on its word.
+
+    Attributes:
+        tree: Branch and bound.
+        milp: The programs.
+        first_turn_s: Seconds of the tree before the first program.
+        most_unstable: Programs with more binaries than this are not tried.
+    """
+
+    tree: BranchAndBound = field(default_factory=BranchAndBound)
+    milp: MILP = field(default_factory=MILP)
+    first_turn_s: float = 2.0
+    most_unstable: int = 400
+
+    def __post_init__(self) -> None:
+        if not self.first_turn_s > 0 or self.most_unstable < 0:
+            raise OptionError("Portfolio: first_turn_s must be positive, and most_unstable not negative.")
+
+    def run(self, question: Question) -> Answer:
+        steps, turn = self.tree.stepwise(question), self.first_turn_s
+        told: dict[int, CaseAnswer] = {}
+        while True:
+            ends = time.monotonic() + turn
+            while time.monotonic() < ends:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    tree: Answer = end.value
+                    self._last_word(question, tree, told)
+                    return _merged(question, tree, told)
+            turn *= GROWTH
+            self._programs(question, told, turn)
+
+    def _programs(self, question: Question, told: dict[int, CaseAnswer], turn: float) -> None:
+        """The MILP's turn: cases it answers are settled."""
+        if sum(question.bounds.n_unstable) > self.most_unstable or question.answered:
+            return
+        part = _limited(question, turn)
+        answer = self.milp.run(part)
+        question.best, question.best_x, question.best_case = part.best, part.best_x, part.best_case
+        for i in question.open:
+            case = answer.cases[i]
+            if case.holds or (case.solver_trusted and question.closed(question.lower * 0 + case.lower)[i]):
+                told[int(i)], question.settled[i] = case, True
+
+    def _last_word(self, question: Question, tree: Answer, told: dict[int, CaseAnswer]) -> None:
+        """Cases whose last nodes the tree could not prove are asked of the solver."""
+        stuck = [case for i, case in enumerate(tree.cases) if case.reason and not case.timed_out and i not in told]
+        if stuck and question.left_s > 0 and not question.decided:
+            self._programs(question, told, min(question.left_s, 1e9))
+
+
+def _limited(question: Question, seconds: float) -> Question:
+    part = replace(question, ends=min(question.ends, time.monotonic() + seconds))
+    part.settled = question.settled.copy()
+    return part
+
+
+def _merged(question: Question, tree: Answer, told: dict[int, CaseAnswer]) -> Answer:
+    cases = (told.get(i, case) for i, case in enumerate(tree.cases))
+    return Answer(tuple(cases), tree.nodes)
