@@ -51,7 +51,8 @@ _HOME = {
     "search.portfolio": "Portfolio",
     "tasks.verify": "verify Verifier",
     "tasks.margin": "worst_margin Minimiser",
-    "tasks.epsilon": "minimum_epsilon Radius",
+    "tasks.epsilon": "minimum_epsilon",
+    "tasks.radius": "Radius",
     "tasks.ranges": "output_range reachable_classes OutputRange ReachableClass",
     "tasks.detect": "possibly_adversarial Detection",
     "tasks.ladder": "bound_ladder",
@@ -149,12 +150,12 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.spec.vnnlib import read_vnnlib as read_vnnlib
     from milpverify.tasks.detect import Detection as Detection
     from milpverify.tasks.detect import possibly_adversarial as possibly_adversarial
-    from milpverify.tasks.epsilon import Radius as Radius
     from milpverify.tasks.epsilon import minimum_epsilon as minimum_epsilon
     from milpverify.tasks.ladder import bound_ladder as bound_ladder
     from milpverify.tasks.margin import Minimiser as Minimiser
     from milpverify.tasks.margin import worst_margin as worst_margin
     from milpverify.tasks.progress import Progress as Progress
+    from milpverify.tasks.radius import Radius as Radius
     from milpverify.tasks.ranges import OutputRange as OutputRange
     from milpverify.tasks.ranges import ReachableClass as ReachableClass
     from milpverify.tasks.ranges import output_range as output_range

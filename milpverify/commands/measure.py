@@ -111,7 +111,8 @@ def run_epsilon(args: argparse.Namespace) -> int:
     from milpverify.commands.options import ball_class, bound_method, search_options
     from milpverify.commands.question import Question, names
     from milpverify.commands.session import is_closed, respond
-    from milpverify.tasks.epsilon import Radius, minimum_epsilon
+    from milpverify.tasks.epsilon import minimum_epsilon
+    from milpverify.tasks.radius import Radius
 
     [path] = names(args, 1, 1, "NET, with --input")
     if args.input is None:

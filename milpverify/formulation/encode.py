@@ -168,12 +168,21 @@ class Encoded:
 
         The fixed phases stay integers, so that a solver treats it as it treats the whole program.
         """
-        pattern = np.zeros(self.program.n_columns)
-        for zhat, phases in zip(self.condensed.net.activations(self.frame.columns(x))[0], self.a, strict=True):
-            pattern[phases] = zhat > 0
+        pattern = self._pattern(x)
         row_lower, row_upper = self.program.row_lower.copy(), self.program.row_upper.copy()
         row_lower[self.unsafe], row_upper[self.unsafe] = -LARGEST_SLACK, np.inf
         return replace(self._fixed(pattern), row_lower=row_lower, row_upper=row_upper)
+
+    def with_phases_of(self, x: np.ndarray) -> Program:
+        """`with_phases` of the solution that an input stands for, as far as its phases go."""
+        return self.with_phases(self._pattern(x))
+
+    def _pattern(self, x: np.ndarray) -> np.ndarray:
+        """The phases of an input's activation pattern in their columns, all else 0."""
+        pattern = np.zeros(self.program.n_columns)
+        for zhat, phases in zip(self.condensed.net.activations(self.frame.columns(x))[0], self.a, strict=True):
+            pattern[phases] = zhat > 0
+        return pattern
 
     def _fixed(self, solution: np.ndarray) -> Program:
         lower, upper = self.program.column_lower.copy(), self.program.column_upper.copy()

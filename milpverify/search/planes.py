@@ -17,7 +17,7 @@ def with_root_planes(problem: NodeProblem, steps: int) -> NodeProblem:
     k = problem.n_hidden + 1
     climb = Climb.of(problem.problem, k, np.eye(len(problem.d)))
     found = raise_planes(climb, ascend(climb, Ascent(ALPHA_STEPS)), Ascent(steps, *RATES))
-    neurons, slopes = [], []
+    neurons, slopes = [np.zeros(0, dtype=int)], [np.zeros((0, problem.ends[-1]))]
     for part in found.kappa:
         start = problem.span(part.layer).start
         lam = np.asarray(found.lam[part.layer - 1], dtype=np.float64)

@@ -29,7 +29,7 @@ class Portfolio(Search):
     tree: BranchAndBound = field(default_factory=BranchAndBound)
     milp: MILP = field(default_factory=MILP)
     first_turn_s: float = 2.0
-    most_unstable: int = 400
+    most_unstable: int = 1500
 
     def __post_init__(self) -> None:
         if not self.first_turn_s > 0 or self.most_unstable < 0:

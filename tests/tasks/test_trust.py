@@ -17,8 +17,9 @@ from milpverify.proof.evidence import Grade, Holds, Unknown
 from milpverify.search.milp import MILP
 from milpverify.spec.property import Case, Polyhedron, Property, robustness
 from milpverify.spec.regions import Box, L1Ball, LinfBall, Region
-from milpverify.tasks.epsilon import Radius, minimum_epsilon
+from milpverify.tasks.epsilon import minimum_epsilon
 from milpverify.tasks.margin import Minimiser, margin_with_needed, worst_margin
+from milpverify.tasks.radius import Radius
 from milpverify.tasks.ranges import reachable_classes
 from milpverify.tasks.verify import Verifier, verify
 from tests.cases import NETWORKS, affine, brute_force_minimum, brute_force_slack
@@ -127,13 +128,13 @@ def test_every_word_on_a_solvers_margin_needs_the_same_tolerance(margin: float, 
     net, ball = with_margin(margin)
     prop = robustness(net, ball, 0)
     # On this network the bounds are far from the margin, so that it is left to the solver.
-    options = {"bounds": Interval(), "attack": None}
+    options = {"bounds": Interval(), "attack": None, "search": MILP()}
     slack = margin_with_needed(net, prop, method=Minimiser(**options))
     assert slack.bracket.lower_grade is Grade.SOLVER_TRUSTED
     assert slack.bracket.lower == pytest.approx(margin, abs=1e-4) and 0.04 < slack.needed < 0.5
-    verdict = verify(net, prop, method=Verifier(closer=None, **options))
+    verdict = verify(net, prop, method=Verifier(**options))
     reachable = reachable_classes(net, ball, method=Minimiser(**options))[1].reachable
-    radius = minimum_epsilon(net, ball.center, 0, eps_max=ball.eps, method=Radius(bisections=0, **options))
+    radius = minimum_epsilon(net, ball.center, 0, eps_max=ball.eps, method=Radius(bisections=0, tree=None, **options))
     assert radius.upper == np.inf
     if proven:
         assert isinstance(verdict, Holds) and slack.reached is False and reachable is False
