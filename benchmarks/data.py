@@ -31,12 +31,15 @@ class Instance:
         suite: Name of its folder.
         onnx, vnnlib: Files.
         truth: "sat", "unsat" or "unknown", as published.
+        published_s: Published seconds of alpha-beta-CROWN on its competition machine, start-up included; None where it
+            gave no verdict.
     """
 
     suite: str
     onnx: Path
     vnnlib: Path
     truth: str
+    published_s: float | None = None
 
     @property
     def key(self) -> str:
@@ -45,11 +48,24 @@ class Instance:
         return f"{self.suite}|{self.onnx.relative_to(folder)}|{self.vnnlib.relative_to(folder)}"
 
 
+def suites() -> list[str]:
+    """Every suite there is, by name."""
+    return sorted(path.parent.name for path in need().glob("*/instances.csv"))
+
+
 def instances(suite: str) -> list[Instance]:
     """The instances of a suite, in the file's order."""
     folder = need(suite)
     with open(need(suite, "instances.csv"), newline="") as file:
-        return [Instance(suite, folder / r["onnx"], folder / r["vnnlib"], r["verdict"]) for r in csv.DictReader(file)]
+        return [
+            Instance(suite, folder / r["onnx"], folder / r["vnnlib"], r["verdict"], _published(r))
+            for r in csv.DictReader(file)
+        ]
+
+
+def _published(row: dict[str, str]) -> float | None:
+    decided = row.get("abcrown_verdict") in ("sat", "unsat") and row.get("abcrown_time_raw")
+    return float(row["abcrown_time_raw"]) if decided else None
 
 
 def mnist_test() -> tuple[np.ndarray, np.ndarray]:

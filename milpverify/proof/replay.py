@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from milpverify.errors import NetworkError, OptionError
 from milpverify.network.exact import forward_exact
 from milpverify.network.graph import Network
 from milpverify.proof.evidence import Replay, Witness, float_at_least
+from milpverify.proof.runtime import OnnxRuntime
 from milpverify.spec.property import Case, Polyhedron
 from milpverify.spec.regions import Region
 
@@ -155,20 +156,6 @@ def _slack_of_floats(unsafe: Polyhedron, y: np.ndarray) -> float:
 def _run_onnx(net: Network, x32: np.ndarray, path: str | Path) -> tuple[np.ndarray | None, str]:
     """y by onnxruntime in the file's own precision, or None and the reason."""
     try:
-        import onnxruntime
-    except ImportError:
-        return None, "onnxruntime is not installed, so the file itself was not run."
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, 1
-    try:
-        data = Path(path).read_bytes()
-        model = gzip.decompress(data) if str(path).endswith(".gz") else data
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        weights = {w.name for w in session.get_overridable_initializers()}
-        entry = next(i for i in session.get_inputs() if i.name not in weights)
-        dtype = np.float64 if entry.type == "tensor(double)" else np.float32
-        feed = {entry.name: x32.astype(dtype).reshape(net.input_shape)}
-        return np.asarray(session.run(None, feed)[0]).reshape(-1), ""
-    except Exception as error:  # onnxruntime raises types of its own; a replay must not die of them
-        first = (str(error).splitlines() or [""])[0]
-        return None, f"onnxruntime could not run the file ({type(error).__name__}: {first})."
+        return OnnxRuntime(path, net.input_shape).run(x32), ""
+    except (OptionError, NetworkError) as error:  # a replay must not die of onnxruntime
+        return None, str(error)

@@ -7,14 +7,16 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
 from milpverify.errors import OptionError
-from milpverify.network.graph import Network
-from milpverify.proof.evidence import Verdict, Violated
 
-WORDS = (b"sat", b"unsat", b"unknown", b"timeout")
+if TYPE_CHECKING:
+    from milpverify.network.graph import Network
+    from milpverify.proof.evidence import Verdict
+
+WORDS = (b"sat", b"unsat", b"unknown", b"timeout", b"error")
 
 
 def write_atomically(path: Path, text: str, who: str) -> None:
@@ -49,19 +51,19 @@ def check_writable(path: Path, who: str) -> None:
         raise OptionError(f"{who}: the folder {path.parent} cannot be written to. Choose another.")
 
 
-def clear_result(path: Path) -> None:
+def clear_result(path: Path, who: str = "--result") -> None:
     """Remove the result of an earlier run, which must not pass for that of a run that fails; nothing else is removed.
 
     Raises:
         OptionError: If the file holds something else, or cannot be replaced.
     """
-    check_writable(path, "--result")
+    check_writable(path, who)
     if not path.exists():
         return
     with open(path, "rb") as file:
         first = file.read(16).split(b"\n")[0].strip()
     if first not in (b"", *WORDS):
-        raise OptionError(f"--result: {path} exists and is no result file. Name another file, or remove it.")
+        raise OptionError(f"{who}: {path} exists and is no result file. Name another file, or remove it.")
     path.resolve().unlink()
 
 
@@ -71,6 +73,8 @@ def write_result(path: Path, verdict: Verdict) -> None:
     Raises:
         OptionError: If the file cannot be written.
     """
+    from milpverify.proof.evidence import Violated
+
     lines = [verdict.word]
     if isinstance(verdict, Violated):
         from milpverify.proof.replay import competition_text
