@@ -24,6 +24,7 @@ from milpverify.search.planes import with_root_planes
 from milpverify.search.question import Answer, CaseAnswer, Question, Search, Steps, TreeProgress, driven
 
 TELL_S = 0.2
+PROBE_GAIN = 0.97  # another round of probing follows where one left at most this share of the free neurons
 LATE, LIMIT = "time ran out in the tree", "the tree's limit of nodes was reached"
 STUCK = "the last nodes of the tree lie within rounding of what they had to clear"
 
@@ -43,6 +44,9 @@ class ReluSplitting(Search):
         plane_steps: Of the ascent at the root that finds upper planes of single neurons, which all nodes share; 0 for
             none.
         budget_bytes: Open nodes are searched lowest bound first, and deepest first once they take more memory.
+        probe_steps: Of the ascent on both children of every free neuron at the root: a child that closes fixes the
+            neuron's phase; 0 for none.
+        most_probed: Only with at most so many free neurons.
         node_limit: Give up after so many nodes; None for no limit.
     """
 
@@ -55,6 +59,8 @@ class ReluSplitting(Search):
     plane_steps: int = 200
     budget_bytes: int = 2 * 2**30
     node_limit: int | None = None
+    probe_steps: int = 8
+    most_probed: int = 400
 
     def __post_init__(self) -> None:
         for name in ("batch", "steps", "root_steps", "candidates", "budget_bytes"):
@@ -113,6 +119,9 @@ class _Tree:
         root = self._root()
         self.pool = Pool(root, self.how.budget_bytes)
         self._take_in(root, self.how.root_steps)
+        if self.how.probe_steps:
+            self._probe_roots()
+        yield
         most = np.inf if self.how.node_limit is None else self.how.node_limit
         while len(self.pool) and self.count < most and not self.question.decided and self.question.left_s > 0:
             self._tell()
@@ -137,19 +146,60 @@ class _Tree:
             self.open_cases, self.question.lower[self.open_cases], np.zeros(n),
         )  # fmt: skip
 
+    def _probe_roots(self) -> None:
+        """Try both phases of every free neuron at the roots: where one is closed, the other holds, and more follows."""
+        assert self.pool is not None
+        roots = self.pool.pop(len(self.pool))
+        for i in range(len(roots)):
+            root, before = roots[i : i + 1], np.inf
+            while len(root) and not self.question.decided and self.question.left_s > 0:
+                count = int(root.free.sum())
+                if count > PROBE_GAIN * before or not 0 < count <= self.how.most_probed:
+                    break
+                before, root = count, self._probed(root)
+            self.pool.push(root)
+
+    def _probed(self, root: Nodes) -> Nodes:
+        """The root with the phases fixed that one round of probing proves, bounded again; or nothing if it is closed."""
+        free = np.flatnonzero(root.free[0])
+        l, u = root.l.copy(), root.u.copy()
+        for first in range(0, len(free), self.how.batch):
+            some = free[first : first + self.how.batch]
+            children = root[np.zeros(len(some), dtype=int)].split(some)
+            found = self.problem.ascend(children.l, children.u, children.multipliers, self.how.probe_steps, self.how.rate)
+            value = self.problem.claim(children.l, children.u, found.multipliers) - self.question.spare
+            self.count += len(children)
+            self._offer(children.case, found.x)
+            closed = self.question.closed(value)
+            np.minimum.at(self.closed_lower, children.case[closed], value[closed])
+            active, inactive = closed[: len(some)], closed[len(some) :]
+            u[0, some[active]] = np.minimum(u[0, some[active]], 0.0)
+            l[0, some[inactive]] = np.maximum(l[0, some[inactive]], 0.0)
+        if (l > u).any():
+            return root[:0]
+        if np.array_equal(l, root.l) and np.array_equal(u, root.u):
+            return root
+        fixed = replace(root, l=l, u=u)
+        fixed = self._refreshed(fixed, np.full(1, -1))
+        return self._bounded(fixed, self.how.root_steps)
+
     def _drop_closed(self, nodes: Nodes) -> Nodes:
         closed = self.question.closed(nodes.lower)
         np.minimum.at(self.closed_lower, nodes.case[closed], nodes.lower[closed])
         return nodes[~closed & ~self.question.settled[nodes.case]]
 
     def _take_in(self, nodes: Nodes, steps: int) -> None:
-        """Bound nodes, offer their minimisers, and keep those that stay open."""
+        """Bound nodes, and keep those that stay open."""
         assert self.pool is not None
+        self.pool.push(self._bounded(nodes, steps))
+
+    def _bounded(self, nodes: Nodes, steps: int) -> Nodes:
+        """The nodes that stay open, bounded; their minimisers are offered."""
         empty = (nodes.l > nodes.u).any(axis=1)
         self.count += len(nodes)
         nodes = nodes[~empty]
         if not len(nodes):
-            return
+            return nodes
         found = self.problem.ascend(nodes.l, nodes.u, nodes.multipliers, steps, self.how.rate)
         value = self.problem.claim(nodes.l, nodes.u, found.multipliers) - self.question.spare
         alpha, beta, theta, mu = found.multipliers.parts
@@ -161,7 +211,7 @@ class _Tree:
         if leaf.any():
             self._leaves(nodes[leaf])
             nodes = nodes[~leaf]
-        self.pool.push(nodes)
+        return nodes
 
     def _leaves(self, nodes: Nodes) -> None:
         """Nodes without a free neuron: a long ascent is their last chance."""
@@ -182,8 +232,13 @@ class _Tree:
             self.question.offer(int(case[i]), x[i])
 
     def _refreshed(self, nodes: Nodes, neuron: np.ndarray) -> Nodes:
-        """The nodes with later neurons bounded again: those whose relaxation costs the bound most."""
-        layer = self.problem.layer_of(neuron)
+        """The nodes with neurons above a split bounded again: those whose relaxation costs the bound most.
+
+        Args:
+            nodes: Which.
+            neuron: Per node the one that was split; -1 for many, in any layer.
+        """
+        layer = np.where(neuron < 0, 1, self.problem.layer_of(neuron))
         last = self.problem.n_hidden
         if not self.how.refresh or (layer == last).all():
             return nodes
