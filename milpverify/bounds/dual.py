@@ -143,7 +143,7 @@ def best_of(one: DualBound, other: DualBound) -> DualBound:
 
 
 def _only(part: Kappa, rows: np.ndarray) -> Kappa:
-    return replace(part, used=(part.share > 0) & rows[:, None])
+    return replace(part, used=part.share * rows[:, None])
 
 
 def minimum(problem: DualProblem, lam: Array) -> Array:
@@ -228,7 +228,7 @@ def _choose(
 ) -> tuple[Array, Array, Array, Array]:
     """nu_j (*batch, m, n_j), and on the listed neurons nu and lambda relu(v) - nu v at v = u and at v = l.
 
-    Neurons that kappa serves, where `others` is 0, get nu = 0.
+    Neurons that kappa serves get the share `others` of nu.
     """
     xp = array_namespace(lam)
     part = lam if phases.every else xp.take(lam, phases.unstable, axis=-1)
@@ -248,5 +248,5 @@ def _choose(
 
 
 def _total(terms: Array, others: Array | None) -> Array:
-    """The sum over the last axis, of the neurons that are not served by kappa."""
+    """The sum over the last axis, of the shares that are not served by kappa."""
     return array_namespace(terms).sum(terms if others is None else terms * others, axis=-1)

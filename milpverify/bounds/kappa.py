@@ -8,6 +8,9 @@ where lambda <= 0, since then lambda relu(p) = min(0, lambda p); for lambda > 0 
 counts. kappa.t goes on to the inputs' lambda. With kappa = nu w it is the scalar bound over the inputs' box; the best
 kappa is exact for one neuron over its inputs' box, which no scalar is.
 
+A share s of lambda may be served so, and the rest by a scalar nu: both terms are then added, nu's with the weight
+1 - s, which is how the triangle and the ideal inequalities act together.
+
 Rounding. On top of what `bounds.dual` allows: |lambda| times (|w| A + |b|) per neuron, and |kappa|.A per input.
 
 Source: Anderson et al. 2020 (the ideal formulation); De Palma et al. 2021 (its dual); Tjandraatmadja et al. 2020.
@@ -38,10 +41,11 @@ class Kappa:
         inputs: What they read, as columns of [x, z_1, ..., z_{j-1}], shape (q, r); -1 fills up. Every column with a
             non-zero weight must be listed, once.
         values: kappa, shape (m, q, r); ignored where `inputs` is -1.
-        used: Which rows replace the scalar nu of which neurons, shape (m, q); None for all.
+        used: The share of each neuron's lambda that it serves in each row, in [0, 1], shape (m, q); booleans for all or
+            nothing, None for all. Taken to the nearest multiple of 2^-24, so that 1 - share is exact.
 
     Raises:
-        BoundsError: If the shapes do not fit, or a neuron is named twice.
+        BoundsError: If the shapes do not fit, a neuron is named twice, or a share is none.
     """
 
     layer: int
@@ -67,11 +71,15 @@ class Kappa:
             raise BoundsError(
                 f"Kappa: layer {self.layer} has `used` of shape {self.used.shape}, expected {self.values.shape[:2]}."
             )
+        if self.used is not None and not ((self.used >= 0) & (self.used <= 1)).all():
+            raise BoundsError(f"Kappa: layer {self.layer} has a share outside [0, 1] in `used`.")
 
     @property
     def share(self) -> np.ndarray:
-        """1.0 where kappa replaces nu, shape (m, q)."""
-        return np.ones(self.values.shape[:2]) if self.used is None else self.used.astype(np.float64)
+        """The share that kappa serves, shape (m, q)."""
+        if self.used is None:
+            return np.ones(self.values.shape[:2])
+        return np.asarray(np.rint(self.used.astype(np.float64) * 2.0**24) * 2.0**-24)
 
     @property
     def listed(self) -> np.ndarray:
@@ -79,7 +87,7 @@ class Kappa:
         return np.where((self.inputs >= 0) & (self.share > 0)[..., None], self.values, 0.0)
 
     def others(self, n_unstable: int) -> np.ndarray:
-        """1.0 at the unstable neurons that keep their scalar nu, shape (m, n_unstable)."""
+        """The share of the unstable neurons that their scalar nu keeps, shape (m, n_unstable)."""
         mask = np.ones((len(self.values), n_unstable))
         mask[:, self.neurons] = 1.0 - self.share
         return mask
@@ -186,7 +194,8 @@ def _weights(problem: DualProblem, part: Kappa, index: np.ndarray) -> tuple[np.n
     weights = np.where(listed, np.take_along_axis(dense, np.where(listed, part.inputs, 0), axis=1), 0.0)
     left = np.pad(dense, ((0, 0), (0, 1)))  # the last column is what an entry that does not count clears
     np.put_along_axis(left, np.where(listed, part.inputs, dense.shape[1]), 0.0, axis=1)
-    if left.any() or any(len(set(row[row >= 0])) != (row >= 0).sum() for row in part.inputs):
+    ordered = np.sort(part.inputs, axis=1)
+    if left.any() or ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
         raise BoundsError(
             f"Kappa: a neuron of layer {part.layer} reads an input that is not listed, or one is listed twice."
         )

@@ -57,7 +57,7 @@ class AffinePart:
 class LayerPhases:
     """What a walk needs of one bounded layer, in the namespace it runs in.
 
-    The listed neurons are those that are unstable somewhere in the batch; elsewhere in it some may be stable.
+    The listed neurons are those that are unstable somewhere in the batch; elsewhere in it some may be stable. Or all.
 
     Attributes:
         active: 1.0 where stable active, shape (*batch, n).
@@ -92,6 +92,7 @@ class DualProblem:
         slack: Further slack per layer, |zhat_k - (W z + b)| <= slack_k: what condensing has rounded. Empty for none.
         box_scales: Allow for neurons whose terms of g range over their inputs' box instead of [l, u] (`kappa`).
         more_roundings: Additional rounded operations, for the same reason.
+        list_all: Whether rules are asked for the multipliers of stable neurons too: those that a split made stable.
     """
 
     layers: tuple[AffineMap, ...]
@@ -103,6 +104,7 @@ class DualProblem:
     slack: tuple[np.ndarray, ...] = ()
     box_scales: bool = False
     more_roundings: int = 0
+    list_all: bool = False
 
     @classmethod
     def of(cls, net: Network, region: InputSet, bounds: Bounds, semantics: Semantics = REAL) -> DualProblem:
@@ -160,7 +162,8 @@ class DualProblem:
     def _phases(self, j: int) -> LayerPhases:
         l, u = self.lower[j - 1], self.upper[j - 1]
         free = (l < 0) & (u > 0)
-        index = np.flatnonzero(free.any(axis=tuple(range(free.ndim - 1))))
+        listed = free.any(axis=tuple(range(free.ndim - 1))) | self.list_all
+        index = np.flatnonzero(listed)
         active = self.convert((l >= 0).astype(np.float64))
         every = len(index) == free.shape[-1]
         if not every:
