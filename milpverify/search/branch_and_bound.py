@@ -48,7 +48,7 @@ class BranchAndBound(Search):
         """The search, a batch of nodes at a time."""
         nodes = 0
         if self.first_nodes:
-            first = yield from replace(self.phases, plane_steps=0, node_limit=self.first_nodes).stepwise(question)
+            first = yield from self._first_try().stepwise(question)
             question.lower, nodes = np.array([case.lower for case in first.cases]), first.nodes
             if question.answered or question.left_s <= 0:
                 return first
@@ -58,6 +58,11 @@ class BranchAndBound(Search):
         yield
         last = yield from self.phases.stepwise(question)
         return replace(last, nodes=nodes + last.nodes)
+
+    def _first_try(self) -> ReluSplitting:
+        ascents = self.phases.ascents
+        programs = self.phases.programs if ascents is None else None
+        return replace(self.phases, programs=programs, plane_steps=0, node_limit=self.first_nodes)
 
     def _attack(self, question: Question) -> None:
         if self.attack is None:

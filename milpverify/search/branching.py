@@ -13,16 +13,21 @@ from milpverify.search.domain import Nodes
 
 LOWER_SHARE = 0.3  # what the lower side of a triangle counts for, next to the upper one
 SECOND_CHILD = 0.1  # what the better child counts for, next to the worse one
+LAST_RESORT = 1e-9  # of the width of a neuron that no score speaks for
 
 
-def scores(nodes: Nodes) -> np.ndarray:
-    """What splitting each neuron may gain, (B, N); -1 where it is not free. Floating."""
+def relaxation_cost(l: np.ndarray, u: np.ndarray, lam: np.ndarray) -> np.ndarray:
+    """What the triangle of every free neuron costs a dual bound with these lambda, (B, N). Floating."""
+    free = (l < 0) & (u > 0)
+    area = np.where(free, -l * u / np.where(free, u - l, 1.0), 0.0)
+    lower = np.where(free, np.minimum(u, -l), 0.0)
+    return np.asarray(np.maximum(-lam, 0.0) * area + LOWER_SHARE * np.maximum(lam, 0.0) * lower)
+
+
+def ranked(nodes: Nodes) -> np.ndarray:
+    """The nodes' scores, -1 where a neuron is not free and never 0 where one is, (B, N)."""
     free = nodes.free
-    span = np.where(free, nodes.u - nodes.l, 1.0)
-    area = np.where(free, -nodes.l * nodes.u / span, 0.0)
-    cost = np.maximum(-nodes.lam, 0.0) * area
-    cost += LOWER_SHARE * np.maximum(nodes.lam, 0.0) * np.minimum(nodes.u, -nodes.l)
-    return np.where(free, cost + 1e-9 * span, -1.0)
+    return np.where(free, nodes.score + LAST_RESORT * np.where(free, nodes.u - nodes.l, 0.0), -1.0)
 
 
 def choose(problem: NodeProblem, nodes: Nodes, candidates: int) -> np.ndarray:
@@ -33,7 +38,7 @@ def choose(problem: NodeProblem, nodes: Nodes, candidates: int) -> np.ndarray:
         nodes: Which.
         candidates: Neurons of each node whose children are looked at; 1 takes the best score.
     """
-    score = scores(nodes)
+    score = ranked(nodes)
     count = min(candidates, score.shape[1])
     if count <= 1:
         return np.asarray(score.argmax(axis=1))

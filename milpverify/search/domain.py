@@ -21,7 +21,7 @@ class Nodes:
     Attributes:
         l, u: Proven bounds of the neurons on each node, (B, N).
         alpha, beta, theta, mu: Multipliers to start from; see `bounds.nodes`.
-        lam: lambda of the neurons in the node's bound, for branching, (B, N).
+        score: What splitting each neuron may gain, as the node's bound sees it; counts only where it is free, (B, N).
         case: What each node is about, (B,).
         lower: Its proven lower bound, (B,).
         depth: Splits above it, (B,).
@@ -33,7 +33,7 @@ class Nodes:
     beta: np.ndarray
     theta: np.ndarray
     mu: np.ndarray
-    lam: np.ndarray
+    score: np.ndarray
     case: np.ndarray
     lower: np.ndarray
     depth: np.ndarray
@@ -91,6 +91,11 @@ class Pool:
     def node_bytes(self) -> int:
         """Memory of one node."""
         return sum(int(v[:1].nbytes) for v in self._room)
+
+    @property
+    def least(self) -> float:
+        """The bound of the node that comes next; infinite if there is none."""
+        return float(self._room[_PLACE["lower"]][self._heap[0][-1]]) if self._heap else np.inf
 
     def lower(self, cases: int) -> np.ndarray:
         """Per case the least bound of its open nodes, infinite where there is none."""

@@ -72,8 +72,8 @@ def _polish(state: RadiusState) -> None:
         stacked = stack_rows(state.net, prepared.bounds, prop.cases[i : i + 1])
         try:
             encoded = encode_distance(
-                stacked.condensed, state.ball.scaled_to(state.upper), stacked.members[0], stacked.d, state.method.inside,
-                state.method.search.encoding,
+                stacked.condensed, state.ball.scaled_to(state.upper), stacked.members[0], stacked.d,
+                state.method.inside, state.method.search.encoding,
             )  # fmt: skip
             limits = Limits(min(state.clock.left, POLISH_S))
             moved = state.method.search.solver.solve(encoded.with_phases_of(state.witness.x), limits).x
