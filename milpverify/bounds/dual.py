@@ -124,6 +124,23 @@ def dual_range(problem: DualProblem, k: int, rows: np.ndarray | Neurons, rule: R
     return low, -_outward(problem, -end.high, end.slack, -end.input_lam)
 
 
+def dual_forms(problem: DualProblem, k: int, rows: np.ndarray, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
+    """Affine functions of the input below rows . zhat_k >= lam.x + constant, for every x of the region. Rounded.
+
+    They are g before its minimum over the region is taken; g's allowance covers what the computed lambda_0 is off by
+    for any x of the region.
+
+    Args:
+        problem, k, rows, rule: As in `dual_bound`.
+
+    Returns:
+        lam, shape (*batch, m, n_inputs), and constant, shape (*batch, m); -infinity where something has overflown.
+    """
+    end = _walk(problem, k, rows, rule, ())
+    constant = to_host(end.low - end.slack * (1.0 + 1e-9))
+    return to_host(end.input_lam), np.where(np.isfinite(constant), np.nextafter(constant, -np.inf), -np.inf)
+
+
 def fixed(nu: Sequence[np.ndarray]) -> Rule:
     """The rule that answers with stored multipliers: nu[j - 1] for layer j."""
 

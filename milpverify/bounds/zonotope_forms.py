@@ -103,7 +103,7 @@ def some_boxes(problem: DualProblem, values: np.ndarray, chunk: slice) -> np.nda
 
 def input_values(problem: DualProblem, chunk: slice) -> Values:
     """The form of the input: one symbol per coordinate that has a width."""
-    centre, radius = _input_box(problem, chunk)
+    centre, radius = input_box(problem, chunk)
     xp, convert = array_namespace(problem.like), problem.convert
     size = convert(np.abs(centre) + radius)
     none = xp.zeros((0, problem.n_inputs), dtype=size.dtype, device=device(size))
@@ -114,7 +114,7 @@ def input_values(problem: DualProblem, chunk: slice) -> Values:
 
 def input_lam(problem: DualProblem, form: Form, chunk: slice) -> np.ndarray:
     """The input generators per unit of each coordinate, shape (b, q, n); 0 where it has no width. Floating."""
-    _, radius = _input_box(problem, chunk)
+    _, radius = input_box(problem, chunk)
     box, coordinate = np.nonzero(radius)
     lam = np.zeros((len(radius), problem.n_inputs, len(form.columns)))
     symbols = form.generators.symbols
@@ -123,8 +123,11 @@ def input_lam(problem: DualProblem, form: Form, chunk: slice) -> np.ndarray:
     return lam.swapaxes(1, 2)
 
 
-def _input_box(problem: DualProblem, chunk: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and radius of the input boxes, shape (b, n); the radius is rounded up, and 0 where the width is."""
+def input_box(problem: DualProblem, chunk: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Centre and radius of the input boxes, shape (b, n); the radius is rounded up, and 0 where the width is.
+
+    The input symbols are e = (x - centre) / radius, exactly, where there is a radius.
+    """
     low, high = (some_boxes(problem, side, chunk) for side in (problem.region.lower, problem.region.upper))
     centre = low / 2 + high / 2
     gap = np.maximum(high - centre, centre - low)
@@ -144,10 +147,8 @@ def activated(problem: DualProblem, j: int, form: Form, live: np.ndarray, chunk:
     b = form.centre.shape[0]
     sides = (some_boxes(problem, side[j - 1], chunk)[:, live] for side in (problem.lower, problem.upper))
     l, u = (side if len(side) == b else np.repeat(side, b, axis=0) for side in sides)
-    p, q = np.maximum(u, 0.0), np.maximum(-l, 0.0)
-    s = np.minimum(p / np.maximum(p + q, SMALLEST), 1.0)
-    h = np.maximum((1.0 - s) * p, s * q) * (0.5 + 2.0**-50)
-    owner, place = np.nonzero((p > 0) & (q > 0))
+    s, h = relaxed(l, u)
+    owner, place = np.nonzero((l < 0) & (u > 0))
     xp, convert, older = array_namespace(problem.like), problem.convert, form.generators
     centre, noise, reach, matrix = form.centre, form.noise, form.reach, older.matrix
     if len(live) < len(form.columns):
@@ -159,6 +160,13 @@ def activated(problem: DualProblem, j: int, form: Form, live: np.ndarray, chunk:
     size = xp.abs(centre) + 2.0 * shift + slope * reach
     scaled = Generators(matrix, older.owner, older.symbols)
     return Values(live, centre + shift, slope * noise, size, scaled, Newest(j, h[owner, place], place, owner))
+
+
+def relaxed(l: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """s and h of relu(v) = s v + h + h e for l <= v <= u, |e| <= 1. Rounded."""
+    p, q = np.maximum(u, 0.0), np.maximum(-l, 0.0)
+    s = np.minimum(p / np.maximum(p + q, SMALLEST), 1.0)
+    return s, np.maximum((1.0 - s) * p, s * q) * (0.5 + 2.0**-50)
 
 
 def propagated(
@@ -214,13 +222,17 @@ def _terms(problem: DualProblem) -> int:
 
 def form_range(problem: DualProblem, form: Form) -> tuple[np.ndarray, np.ndarray]:
     """l and u of a form's neurons, shape (b, q); infinite where something has overflown. Rounded."""
-    xp = array_namespace(form.centre)
-    radius = (form.reach + form.noise) * (1.0 + (_terms(problem) + 10) * 2.0**-52) + 2.0**-52 * xp.abs(form.centre)
+    radius = noisy_radius(problem, form.reach + form.noise, form.centre)
     low, high = to_host(form.centre - radius), to_host(form.centre + radius)
     if not np.isfinite(low.sum() + high.sum()):
         sure = np.isfinite(low) & np.isfinite(high)
         return np.where(sure, low, -np.inf), np.where(sure, high, np.inf)
     return low, high
+
+
+def noisy_radius(problem: DualProblem, size: Array, centre: Array) -> Array:
+    """A computed sum of sizes, as far as the exact one and the subtraction from the centre may need it to be."""
+    return size * (1.0 + (_terms(problem) + 10) * 2.0**-52) + 2.0**-52 * array_namespace(centre).abs(centre)
 
 
 def turned(problem: DualProblem, form: Form, C: np.ndarray) -> Form:
