@@ -46,7 +46,11 @@ _HOME = {
     "tighten.milp": "MILPTightening",
     "tighten.progressive": "Progressive StepReport progressive_bounds",
     "search.milp": "MILP",
-    "search.relu_tree": "ReluSplitting",
+    "search.bounding": "Ascending Programs",
+    "search.input_tree": "InputSplitting",
+    "search.node_lp": "CutRounds",
+    "search.phases": "PhaseSplits",
+    "search.relu_splitting": "ReluSplitting",
     "search.branch_and_bound": "BranchAndBound",
     "search.portfolio": "Portfolio",
     "tasks.verify": "verify Verifier",
@@ -132,10 +136,15 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.proof.evidence import Witness as Witness
     from milpverify.proof.replay import confirm as confirm
     from milpverify.proof.replay import replay as replay
+    from milpverify.search.bounding import Ascending as Ascending
+    from milpverify.search.bounding import Programs as Programs
     from milpverify.search.branch_and_bound import BranchAndBound as BranchAndBound
+    from milpverify.search.input_tree import InputSplitting as InputSplitting
     from milpverify.search.milp import MILP as MILP
+    from milpverify.search.node_lp import CutRounds as CutRounds
+    from milpverify.search.phases import PhaseSplits as PhaseSplits
     from milpverify.search.portfolio import Portfolio as Portfolio
-    from milpverify.search.relu_tree import ReluSplitting as ReluSplitting
+    from milpverify.search.relu_splitting import ReluSplitting as ReluSplitting
     from milpverify.spec.property import Case as Case
     from milpverify.spec.property import Polyhedron as Polyhedron
     from milpverify.spec.property import Property as Property

@@ -12,8 +12,9 @@ from milpverify.bounds.compute import compute_bounds
 from milpverify.bounds.method import BoundMethod
 from milpverify.bounds.slopes import KappaCrown
 from milpverify.errors import OptionError
+from milpverify.search.input_tree import InputSplitting
 from milpverify.search.question import Answer, Question, Search, Steps, driven
-from milpverify.search.relu_tree import ReluSplitting
+from milpverify.search.relu_splitting import ReluSplitting
 
 LARGEST_CLOSER = 5e6  # inputs of unstable neurons: what tighter bounds by input-wise multipliers may be asked for
 
@@ -26,26 +27,36 @@ class BranchAndBound(Search):
     attacked in earnest, bounded more tightly, and searched with planes of single neurons.
 
     Attributes:
+        inputs: The tree over input boxes; None to split phases always.
+        few_inputs: Free inputs up to which boxes are split.
         phases: The tree over ReLU phases.
         first_nodes: Nodes of the first try.
         attack: What looks for a point after the first try; None to leave that to the tree's own minimisers.
         closer: Tighter bounds of the hidden neurons after the first try; None to skip them.
     """
 
+    inputs: InputSplitting | None = field(default_factory=InputSplitting)
+    few_inputs: int = 10
     phases: ReluSplitting = field(default_factory=ReluSplitting)
     first_nodes: int = 400
     attack: Attack | None = field(default_factory=lambda: Pgd(rounds=2))
     closer: BoundMethod | None = field(default_factory=KappaCrown)
 
     def __post_init__(self) -> None:
-        if self.first_nodes < 0:
-            raise OptionError(f"BranchAndBound: first_nodes must not be negative, got {self.first_nodes}.")
+        if self.first_nodes < 0 or self.few_inputs < 0:
+            raise OptionError(
+                f"BranchAndBound: first_nodes={self.first_nodes} and few_inputs={self.few_inputs} must not be negative."
+            )
 
     def run(self, question: Question) -> Answer:
         return driven(self.stepwise(question))
 
     def stepwise(self, question: Question) -> Steps:
         """The search, a batch of nodes at a time."""
+        free = int((question.region.upper > question.region.lower).sum())
+        if self.inputs is not None and free <= self.few_inputs:
+            answer = yield from self.inputs.stepwise(question)
+            return answer
         nodes = 0
         if self.first_nodes:
             first = yield from self._first_try().stepwise(question)

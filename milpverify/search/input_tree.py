@@ -35,7 +35,7 @@ from milpverify.search.clipping import clip_boxes
 from milpverify.search.outside import outside
 from milpverify.search.phases import PhaseSplits
 from milpverify.search.probe import Probe
-from milpverify.search.question import Answer, CaseAnswer, Question, Search, TreeProgress
+from milpverify.search.question import Answer, CaseAnswer, Question, Search, Steps, TreeProgress, driven
 from milpverify.search.rows import Rows
 from milpverify.spec.batch import BoxBatch
 
@@ -96,7 +96,11 @@ class InputSplitting(Search):
 
     def run(self, question: Question) -> Answer:
         """Search the question's region."""
-        return _Tree(self, question).run()
+        return driven(self.stepwise(question))
+
+    def stepwise(self, question: Question) -> Steps:
+        """The search, a batch of boxes at a time."""
+        return _Tree(self, question).stepwise()
 
 
 @dataclass(eq=False)
@@ -136,7 +140,7 @@ class _Tree:
         if done.all() or question.decided:
             self.waiting.pop(1)
 
-    def run(self) -> Answer:
+    def stepwise(self) -> Steps:
         question, options = self.question, self.options
         if self.waiting.count:
             self._first_points()
@@ -145,6 +149,7 @@ class _Tree:
                 self.probe.attack(options.attack, self.waiting.everything().cases)
             self._step(self._next())
             self._tell()
+            yield
         self._tell(last=True)
         return self._answer()
 
@@ -277,5 +282,5 @@ class _Tree:
             timed_out = bool(waiting[i]) and not question.decided
             reason = TIME if timed_out else STUCK if stuck and not question.decided else ""
             holds = question.gap is None and lower > 0.0 and not waiting[i] and not stuck
-            cases.append(CaseAnswer(lower, holds, timed_out=timed_out, reason=reason))
+            cases.append(CaseAnswer(lower, holds, question.bounds.solver_trusted, timed_out, reason))
         return Answer(tuple(cases), self.nodes)

@@ -13,6 +13,7 @@ from milpverify.errors import OptionError, PropertyError
 from milpverify.network.graph import Network
 from milpverify.proof.evidence import Bracket, Grade, Witness
 from milpverify.proof.replay import into_region, replay
+from milpverify.search.milp import MILP
 from milpverify.search.portfolio import Portfolio
 from milpverify.search.question import Question, Search
 from milpverify.spec.property import Case, Property
@@ -138,7 +139,7 @@ def margin_with_needed(
     how, prepared = Minimiser.of(method), []
     for cases in prop.groups():
         clock.tell("bounds", cases[0].name)
-        prepared.append(prepare(net, cases, how.bounds))
+        prepared.append(prepare(net, cases, how.bounds, ascend=isinstance(how.search, MILP)))
     return least_slack(prepared, clock, how)
 
 

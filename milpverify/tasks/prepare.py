@@ -86,7 +86,7 @@ def first_attack() -> Pgd:
 
 
 def prepare(
-    net: Network, cases: Sequence[Case], method: BoundMethod | None = None, known: Bounds | None = None
+    net: Network, cases: Sequence[Case], method: BoundMethod | None = None, *, ascend: bool = True
 ) -> Prepared:
     """Bound one region for its cases.
 
@@ -97,11 +97,10 @@ def prepare(
         net: The network.
         cases: All over one region.
         method: Bounds of the hidden neurons; `Crown()` when None.
-        known: Bounds that are met with them.
+        ascend: Whether that ascent is wanted: a tree makes its own.
     """
     region = cases[0].region
     bounds = compute_bounds(net, region, method)
-    bounds = bounds if known is None else bounds.intersect(known)
     counts = [len(case.unsafe.d) for case in cases]
     rows = np.concatenate([case.unsafe.C for case in cases])
     if not len(rows):
@@ -114,7 +113,7 @@ def prepare(
     lower = np.full(len(cases), -np.inf)
     np.maximum.at(lower, case_of, value)
     open_ = np.flatnonzero(lower[case_of] <= 0)
-    if len(open_) and few_unstable(net, bounds):
+    if ascend and len(open_) and few_unstable(net, bounds):
         search = KappaCrown() if few_unstable(net, bounds, len(open_)) else AlphaCrown()
         found.append(search.rows(problem, rows[open_]))
         np.maximum.at(lower, case_of[open_], np.nextafter(found[-1].value - d[open_] - spare, -np.inf))

@@ -13,6 +13,7 @@ from milpverify.bounds.method import BoundMethod
 from milpverify.network.graph import Network
 from milpverify.proof.evidence import CaseReport, Grade, Holds, How, Status, Unknown, Verdict, Violated, Witness
 from milpverify.proof.replay import confirm
+from milpverify.search.milp import MILP
 from milpverify.search.portfolio import Portfolio
 from milpverify.search.question import Search
 from milpverify.spec.property import Case, Property
@@ -102,7 +103,7 @@ def verify(
     for cases in prop.groups():
         clock.tell("bounds", cases[0].name, left=len(prop.cases) - len(states))
         began = clock.seconds
-        prepared = prepare(net, cases, method.bounds)
+        prepared = prepare(net, cases, method.bounds, ascend=method.search is None or isinstance(method.search, MILP))
         group = [_CaseState(case, prepared, i, float(prepared.lower[i])) for i, case in enumerate(cases)]
         for state in group:
             state.seconds = (clock.seconds - began) / len(group)
