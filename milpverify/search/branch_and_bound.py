@@ -28,7 +28,8 @@ class BranchAndBound(Search):
 
     Attributes:
         inputs: The tree over input boxes; None to split phases always.
-        few_inputs: Free inputs up to which boxes are split.
+        few_inputs: Free inputs of a box up to which it is split.
+        few_neurons: Unstable neurons up to which phases are split all the same: then few phases are all there are.
         phases: The tree over ReLU phases.
         first_nodes: Nodes of the first try.
         attack: What looks for a point after the first try; None to leave that to the tree's own minimisers.
@@ -37,6 +38,7 @@ class BranchAndBound(Search):
 
     inputs: InputSplitting | None = field(default_factory=InputSplitting)
     few_inputs: int = 10
+    few_neurons: int = 30
     phases: ReluSplitting = field(default_factory=ReluSplitting)
     first_nodes: int = 400
     attack: Attack | None = field(default_factory=lambda: Pgd(rounds=2))
@@ -53,8 +55,7 @@ class BranchAndBound(Search):
 
     def stepwise(self, question: Question) -> Steps:
         """The search, a batch of nodes at a time."""
-        free = int((question.region.upper > question.region.lower).sum())
-        if self.inputs is not None and free <= self.few_inputs:
+        if self.inputs is not None and self._by_inputs(question):
             answer = yield from self.inputs.stepwise(question)
             return answer
         nodes = 0
@@ -69,6 +70,11 @@ class BranchAndBound(Search):
         yield
         last = yield from self.phases.stepwise(question)
         return replace(last, nodes=nodes + last.nodes)
+
+    def _by_inputs(self, question: Question) -> bool:
+        region = question.region
+        free = int((region.upper > region.lower).sum())
+        return region.is_box and free <= self.few_inputs and sum(question.bounds.n_unstable) > self.few_neurons
 
     def _first_try(self) -> ReluSplitting:
         ascents = self.phases.ascents

@@ -22,6 +22,7 @@ FEW_MORE = 1.5  # times those of one step: then one program at the attacked radi
 TREE_S = 20.0  # of the tree on one radius before the programs have their say, or
 TREE_SHARE = 0.4  # of the time left
 POLISH_S = 10.0
+NEARLY = 1.0 - 2.0**-20  # of the gap, so that rounding leaves no more than the gap
 
 
 def by_tree(state: RadiusState) -> None:
@@ -30,14 +31,13 @@ def by_tree(state: RadiusState) -> None:
         return
     while not state.done and state.lower < state.reach:
         _polish(state)
-        eps = state.reach if state.witness is None else max(state.upper - state.gap, state.lower)
+        eps = state.reach if state.witness is None else max(state.upper - NEARLY * state.gap, state.lower)
         if state.done or not 0 < eps or (state.lower > 0 and eps > FAR * state.lower):
             return
         before = state.upper
-        if _decided(state, eps):
-            continue
-        if state.upper >= before:
-            return
+        proven = _decided(state, eps)
+        if proven or state.upper >= before:
+            return  # nothing nearer, or nothing learnt
 
 
 def _decided(state: RadiusState, eps: float) -> bool:

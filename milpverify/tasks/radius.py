@@ -42,7 +42,7 @@ class Radius:
     """
 
     bounds: BoundMethod | None = None
-    attack: Pgd | None = field(default_factory=lambda: Pgd(rounds=2))
+    attack: Pgd | None = field(default_factory=lambda: Pgd(restarts=4, rounds=1))
     tree: BranchAndBound | None = field(default_factory=lambda: BranchAndBound(attack=None))
     search: MILP = field(default_factory=MILP)
     growth: float = 1.2
