@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,23 +14,26 @@ from milpverify.bounds.method import BoundMethod
 from milpverify.bounds.slopes import KappaCrown
 from milpverify.errors import OptionError
 from milpverify.search.input_tree import InputSplitting
-from milpverify.search.question import Answer, Question, Search, Steps, driven
+from milpverify.search.question import Answer, Question, Search, Steps, best_answer, driven
 from milpverify.search.relu_splitting import ReluSplitting
 
+INPUTS_SHARE = 4.0  # as much time for boxes as for phases where few inputs are free
+HEAD_START_S = 0.5  # of the boxes
 LARGEST_CLOSER = 5e6  # inputs of unstable neurons: what tighter bounds by input-wise multipliers may be asked for
 
 
 @dataclass(frozen=True)
 class BranchAndBound(Search):
-    """Our own tree, proved by bounds rounded outward: over input boxes where few inputs are free, else ReLU phases.
+    """Our own trees, proved by bounds rounded outward: over ReLU phases, and over input boxes where few are free.
 
     The tree over phases begins with what costs least: a few nodes on the bounds as they are. What stays open is
     attacked in earnest, bounded more tightly, and searched with planes of single neurons.
 
     Attributes:
-        inputs: The tree over input boxes; None to split phases always.
-        few_inputs: Free inputs of a box up to which it is split.
-        few_neurons: Unstable neurons up to which phases are split all the same: then few phases are all there are.
+        inputs: The tree over input boxes; None to split phases only.
+        few_inputs: Free inputs of a box up to which splitting it gets most of the time.
+        most_inputs: Free inputs up to which it gets any; both trees then take turns.
+        few_neurons: Unstable neurons up to which only phases are split: then few phases are all there are.
         phases: The tree over ReLU phases.
         first_nodes: Nodes of the first try.
         attack: What looks for a point after the first try; None to leave that to the tree's own minimisers.
@@ -37,7 +41,8 @@ class BranchAndBound(Search):
     """
 
     inputs: InputSplitting | None = field(default_factory=InputSplitting)
-    few_inputs: int = 10
+    few_inputs: int = 6
+    most_inputs: int = 20
     few_neurons: int = 30
     phases: ReluSplitting = field(default_factory=ReluSplitting)
     first_nodes: int = 400
@@ -54,10 +59,19 @@ class BranchAndBound(Search):
         return driven(self.stepwise(question))
 
     def stepwise(self, question: Question) -> Steps:
-        """The search, a batch of nodes at a time."""
-        if self.inputs is not None and self._by_inputs(question):
-            answer = yield from self.inputs.stepwise(question)
+        """The search, a few nodes at a time."""
+        by_phases = self._by_phases(question)
+        region = question.region
+        free = int((region.upper > region.lower).sum())
+        few = sum(question.bounds.n_unstable) <= self.few_neurons
+        if self.inputs is None or not region.is_box or free > self.most_inputs or few:
+            answer = yield from by_phases
             return answer
+        share = INPUTS_SHARE if free <= self.few_inputs else 1.0
+        answer = yield from in_turns([self.inputs.stepwise(question), by_phases], [share, 1.0], [0.0, HEAD_START_S])
+        return answer
+
+    def _by_phases(self, question: Question) -> Steps:
         nodes = 0
         if self.first_nodes:
             first = yield from self._first_try().stepwise(question)
@@ -70,11 +84,6 @@ class BranchAndBound(Search):
         yield
         last = yield from self.phases.stepwise(question)
         return replace(last, nodes=nodes + last.nodes)
-
-    def _by_inputs(self, question: Question) -> bool:
-        region = question.region
-        free = int((region.upper > region.lower).sum())
-        return region.is_box and free <= self.few_inputs and sum(question.bounds.n_unstable) > self.few_neurons
 
     def _first_try(self) -> ReluSplitting:
         ascents = self.phases.ascents
@@ -104,3 +113,29 @@ class BranchAndBound(Search):
             return
         tighter = compute_bounds(question.net, question.region, self.closer)
         question.bounds = question.bounds.intersect(tighter)
+
+
+def in_turns(searches: list[Steps], shares: list[float], spent: list[float]) -> Steps:
+    """Several searches on one question, until one has answered it; else the best of what they proved.
+
+    Args:
+        searches: All on the same question.
+        shares: Of the time.
+        spent: Seconds that each is taken to have used before it begins.
+    """
+    answers: list[Answer] = []
+    running, spent = list(range(len(searches))), list(spent)
+    while running:
+        turn = min(running, key=lambda i: spent[i] / shares[i])
+        began = time.monotonic()
+        try:
+            next(searches[turn])
+        except StopIteration as end:
+            answers.append(end.value)
+            running.remove(turn)
+            if not any(case.reason for case in end.value.cases):
+                break
+            continue
+        spent[turn] += time.monotonic() - began
+        yield
+    return best_answer(answers)

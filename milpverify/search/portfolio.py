@@ -23,13 +23,13 @@ class Portfolio(Search):
         tree: Branch and bound.
         milp: The programs.
         first_turn_s: Seconds of the tree before the first program.
-        most_unstable: Programs with more binaries than this are not tried.
+        most_unstable: Programs with more binaries than this get no turn, only the last word.
     """
 
     tree: BranchAndBound = field(default_factory=BranchAndBound)
     milp: MILP = field(default_factory=MILP)
     first_turn_s: float = 2.0
-    most_unstable: int = 1500
+    most_unstable: int = 300
 
     def __post_init__(self) -> None:
         if not self.first_turn_s > 0 or self.most_unstable < 0:
@@ -48,11 +48,12 @@ class Portfolio(Search):
                     self._last_word(question, tree, told)
                     return _merged(question, tree, told)
             turn *= GROWTH
-            self._programs(question, told, turn)
+            if sum(question.bounds.n_unstable) <= self.most_unstable:
+                self._programs(question, told, turn)
 
     def _programs(self, question: Question, told: dict[int, CaseAnswer], turn: float) -> None:
         """The MILP's turn: cases it answers are settled."""
-        if sum(question.bounds.n_unstable) > self.most_unstable or question.answered:
+        if question.answered:
             return
         part = _limited(question, turn)
         answer = self.milp.run(part)

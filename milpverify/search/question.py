@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -158,6 +158,13 @@ class Answer:
 
     cases: tuple[CaseAnswer, ...]
     nodes: int = 0
+
+
+def best_answer(answers: Sequence[Answer]) -> Answer:
+    """Case by case the best of several answers to one question: one without a reason, then the largest bound."""
+    cases = zip(*(answer.cases for answer in answers), strict=True)
+    best = tuple(max(each, key=lambda case: (not case.reason, case.lower)) for each in cases)
+    return Answer(best, sum(answer.nodes for answer in answers))
 
 
 Steps: TypeAlias = Generator[None, None, Answer]

@@ -10,7 +10,7 @@ import numpy as np
 
 from milpverify.errors import OptionError
 from milpverify.search.bounding import Ascending, Programs
-from milpverify.search.question import Answer, CaseAnswer, Question, Search, Steps, TreeProgress, driven
+from milpverify.search.question import Answer, CaseAnswer, Question, Search, Steps, TreeProgress, best_answer, driven
 from milpverify.search.relu_tree import ReluTree
 
 TELL_S = 0.2
@@ -130,9 +130,7 @@ class Race:
 
     def answer(self) -> Answer:
         """Per case the best that a tree has proven."""
-        answers = zip(*(tree.answer().cases for tree in self._trees), strict=True)
-        best = tuple(max(cases, key=lambda case: (not case.reason, case.lower)) for cases in answers)
-        return Answer(best, sum(tree.count for tree in self._trees))
+        return best_answer([tree.answer() for tree in self._trees])
 
 
 def _dense_bytes(question: Question) -> int:

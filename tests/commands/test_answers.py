@@ -99,9 +99,10 @@ def test_a_margin_below_the_tolerance_of_large_neurons_is_open(
     from milpverify.cli import parse
     from milpverify.commands.measure import _conclude
     from milpverify.commands.question import ask as read_question
+    from milpverify.formulation.property_program import stack_rows
     from milpverify.proof.evidence import Bracket, Grade
     from milpverify.report.screen import PlainScreen
-    from milpverify.search.milp import MILP
+    from milpverify.search.milp import MILP, case_program
     from milpverify.tasks.margin import LeastSlack
     from milpverify.tasks.prepare import prepare
 
@@ -110,7 +111,8 @@ def test_a_margin_below_the_tolerance_of_large_neurons_is_open(
     args = parse(["margin", net, "--input", write_input(tmp_path / "x.npy", 1.0), "--eps", "3"])
     question, search = read_question(args, args.files), MILP()
     prepared = prepare(question.net, question.one_property().cases)
-    needed = search.needed(prepared.encode(0, search.encoding), prepared.bounds)
+    stacked = stack_rows(question.net, prepared.bounds, prepared.cases)
+    needed = search.needed(case_program(stacked, prepared.region, 0, search.encoding), prepared.bounds)
     for lower, grade, told in (
         (30.0, Grade.SOLVER_TRUSTED, "open: a MILP solver cannot tell a margin below 40 from 0"),
         (41.0, Grade.SOLVER_TRUSTED, "robust"),
