@@ -10,8 +10,9 @@ import numpy as np
 from milpverify.attack.method import Attack
 from milpverify.attack.pgd import Pgd
 from milpverify.bounds.compute import compute_bounds
-from milpverify.bounds.method import BoundMethod
+from milpverify.bounds.method import DEFAULT_BUDGET_BYTES, BoundMethod
 from milpverify.bounds.slopes import KappaCrown
+from milpverify.bounds.zonotope_forms import ARRAYS
 from milpverify.errors import OptionError
 from milpverify.search.input_tree import InputSplitting
 from milpverify.search.question import Answer, Question, Search, Steps, best_answer, driven
@@ -64,7 +65,7 @@ class BranchAndBound(Search):
         region = question.region
         free = int((region.upper > region.lower).sum())
         few = sum(question.bounds.n_unstable) <= self.few_neurons
-        if self.inputs is None or not region.is_box or free > self.most_inputs or few:
+        if self.inputs is None or not region.is_box or free > self.most_inputs or few or _too_wide(question, free):
             answer = yield from by_phases
             return answer
         share = INPUTS_SHARE if free <= self.few_inputs else 1.0
@@ -113,6 +114,12 @@ class BranchAndBound(Search):
             return
         tighter = compute_bounds(question.net, question.region, self.closer)
         question.bounds = question.bounds.intersect(tighter)
+
+
+def _too_wide(question: Question, free: int) -> bool:
+    """Whether the zonotope of a single box would not fit its memory."""
+    generators = free + sum(question.bounds.n_unstable)
+    return ARRAYS * 8 * generators * max(question.net.sizes, default=1) > DEFAULT_BUDGET_BYTES
 
 
 def in_turns(searches: list[Steps], shares: list[float], spent: list[float]) -> Steps:
