@@ -10,7 +10,7 @@ from milpverify.errors import OptionError, RegionError
 from milpverify.network.graph import Network
 from milpverify.proof.evidence import Bracket, Grade
 from milpverify.spec.property import Polyhedron, robustness
-from milpverify.spec.regions import L1Ball, LinfBall
+from milpverify.spec.regions import L1Ball, L2Ball, LinfBall
 from milpverify.tasks.nearest import by_programs, by_tree
 from milpverify.tasks.prepare import prepare
 from milpverify.tasks.progress import Clock, OnProgress
@@ -42,7 +42,7 @@ def minimum_epsilon(
         net: The network.
         x: n_inputs values.
         label: The class that should win.
-        ball: `LinfBall` or `L1Ball`; distances are in its norm, in units of the input.
+        ball: `LinfBall`, `L2Ball` or `L1Ball`; distances are in its norm, in units of the input.
         clip: Range the perturbed input must stay in, e.g. (0, 1) for images.
         targets: Classes that count as adversarial; all others when None.
         as_largest: When a target counts: as soon as it is not below the label (False), or only where it is the largest
@@ -59,17 +59,15 @@ def minimum_epsilon(
     Raises:
         PropertyError: If label or targets do not fit the network.
         RegionError: If x lies outside the clip, or there is neither clip nor eps_max.
-        OptionError: If the norm has no mixed-integer program (L2), or an option is out of range.
+        OptionError: If the ball is none of these, or an option is out of range.
 
     Source:
         Tjeng, Xiao & Tedrake 2019, eq. 1 to 7 (minimum adversarial distortion), with the bounds refreshed as the
         bracket shrinks.
     """
     clock = Clock("minimum_epsilon", time_limit_s, on_progress)
-    if ball not in (LinfBall, L1Ball):
-        raise OptionError(
-            f"minimum_epsilon: {ball.__name__} has no mixed-integer linear program. Choose LinfBall or L1Ball."
-        )
+    if ball not in (LinfBall, L1Ball, L2Ball):
+        raise OptionError(f"minimum_epsilon: {ball!r} is no ball. Choose LinfBall, L2Ball or L1Ball.")
     point = net.flat(x)
     reach = _reach(ball, point, clip, eps_max)
     unsafe = _unsafe_sets(net, ball(point, 0.0, clip=clip), label, targets, as_largest)
@@ -109,7 +107,8 @@ def _reach(ball: type[Ball], x: np.ndarray, clip: tuple[float, float] | None, ep
     if clip is None:
         raise RegionError("minimum_epsilon: without a clip the search has no end. Give clip=(low, high) or eps_max.")
     farthest = np.maximum(np.abs(np.asarray(clip[0]) - x), np.abs(np.asarray(clip[1]) - x))
-    return float(np.nextafter(farthest.max() if ball is LinfBall else farthest.sum(), np.inf))
+    far = {LinfBall: farthest.max(), L1Ball: farthest.sum(), L2Ball: np.linalg.norm(farthest)}[ball]
+    return float(far * (1.0 + 2.0**-40))
 
 
 def _by_bounds(state: RadiusState) -> None:

@@ -12,6 +12,7 @@ from milpverify.program.solver import Limits
 from milpverify.proof.evidence import Grade
 from milpverify.search.milp import case_program, decide, minimise
 from milpverify.spec.property import Property
+from milpverify.spec.regions import L1Ball, L2Ball, LinfBall
 from milpverify.tasks.prepare import Prepared, prepare
 from milpverify.tasks.progress import Clock
 from milpverify.tasks.radius import RadiusState
@@ -26,8 +27,14 @@ NEARLY = 1.0 - 2.0**-20  # of the gap, so that rounding leaves no more than the 
 
 
 def by_tree(state: RadiusState) -> None:
-    """Ask whether anything lies nearer than the best point, less the gap; what is found is polished and asked again."""
+    """Ask whether anything lies nearer than the best point, less the gap; what is found is polished and asked again.
+
+    An L2 ball has no program that polishes: its radius is bisected.
+    """
     if state.method.tree is None:
+        return
+    if isinstance(state.ball, L2Ball):
+        _bisected(state)
         return
     while not state.done and state.lower < state.reach:
         _polish(state)
@@ -38,6 +45,18 @@ def by_tree(state: RadiusState) -> None:
         proven = _decided(state, eps)
         if proven or state.upper >= before:
             return  # nothing nearer, or nothing learnt
+
+
+def _bisected(state: RadiusState) -> None:
+    while not state.done and state.lower < state.reach:
+        high = min(state.upper, state.reach)
+        last = state.witness is None or high - state.lower <= 2.0 * state.gap
+        eps = max(high - (0.0 if state.witness is None else NEARLY * state.gap), state.lower)
+        if not last or (state.witness is None and state.lower > 0 and high > FAR * state.lower):
+            eps = (state.lower + high) / 2 if last or state.lower == 0 else math.sqrt(state.lower * high)
+        before = state.upper
+        if not _decided(state, eps) and state.upper >= before:
+            return
 
 
 def _decided(state: RadiusState, eps: float) -> bool:
@@ -65,7 +84,7 @@ def _decided(state: RadiusState, eps: float) -> bool:
 
 def _polish(state: RadiusState) -> None:
     """Move the best point as near as its activation pattern allows, as long as that helps."""
-    while state.witness is not None and not state.clock.out:
+    while state.witness is not None and not state.clock.out and not isinstance(state.ball, L2Ball):
         before, prop = state.upper, state.property_at(state.upper)
         i = next(i for i, case in enumerate(prop.cases) if case.name == state.witness.case)
         prepared = prepare(state.net, prop.cases[i : i + 1], state.method.bounds)
@@ -86,8 +105,11 @@ def _polish(state: RadiusState) -> None:
 
 
 def by_programs(state: RadiusState) -> None:
-    """Radii from the proven one outwards: each either has no adversarial input, or its program finds the nearest."""
-    while not state.done and state.lower < state.reach:
+    """Radii from the proven one outwards: each either has no adversarial input, or its program finds the nearest.
+
+    A distance in L2 is no linear program's objective: there this does nothing.
+    """
+    while not isinstance(state.ball, L2Ball) and not state.done and state.lower < state.reach:
         eps, prepared = _next_radius(state)
         prop = state.property_at(eps)
         if not _nearest(state, prop, prepared, eps) or state.lower < min(eps, state.upper - state.gap):
@@ -133,6 +155,7 @@ def _nearest(state: RadiusState, prop: Property, prepared: Prepared, eps: float)
         if last_word and _out_of_reach(state, prop, prepared, i):
             grade = Grade.SOLVER_TRUSTED
             continue
+        assert isinstance(case.region, LinfBall | L1Ball)
         encoded = encode_distance(
             stacked.condensed, case.region, members, stacked.d[members], state.method.inside, search.encoding
         )

@@ -18,10 +18,10 @@ from milpverify.proof.replay import confirm
 from milpverify.search.branch_and_bound import BranchAndBound
 from milpverify.search.milp import MILP
 from milpverify.spec.property import Case, Polyhedron, Property
-from milpverify.spec.regions import L1Ball, LinfBall
+from milpverify.spec.regions import L1Ball, L2Ball, LinfBall
 from milpverify.tasks.progress import Clock
 
-Ball: TypeAlias = LinfBall | L1Ball
+Ball: TypeAlias = LinfBall | L1Ball | L2Ball
 
 
 @dataclass(frozen=True)
@@ -115,4 +115,14 @@ class RadiusState:
 def distance_from_centre(ball: Ball, x: np.ndarray) -> float:
     """The exact distance of x from a ball's centre in its norm, rounded up."""
     gaps = [abs(Fraction(a) - Fraction(b)) for a, b in zip(x.tolist(), ball.center.tolist(), strict=True)]
+    if isinstance(ball, L2Ball):
+        return _root_at_least(sum((gap * gap for gap in gaps), Fraction(0)))
     return float_at_least(max(gaps, default=Fraction(0)) if isinstance(ball, LinfBall) else sum(gaps, Fraction(0)))
+
+
+def _root_at_least(square: Fraction) -> float:
+    """The least float64 whose square is at least a rational, or the next one."""
+    root = math.sqrt(float_at_least(square))
+    while Fraction(root) ** 2 < square:
+        root = math.nextafter(root, math.inf)
+    return root
