@@ -16,7 +16,7 @@ from milpverify.search.domain import Nodes
 from milpverify.search.node_lp import CutRounds, NodeLp
 from milpverify.search.question import Question
 
-LP_S = 1.0  # of one LP with its cuts at most
+LP_S = 0.5  # of one LP with its cuts at most
 
 
 @dataclass(frozen=True)
