@@ -19,7 +19,7 @@ from milpverify.bounds.small import folded_rows, small_problem
 from milpverify.search.bounding import Ascending, Programs
 from milpverify.search.branching import ranked
 from milpverify.search.domain import Nodes, Pool
-from milpverify.search.planes import with_root_planes
+from milpverify.search.planes import root_planes
 from milpverify.search.question import Answer, CaseAnswer, Question
 
 LAST_STEPS = 200  # of the ascent on a node without free neurons
@@ -54,9 +54,10 @@ class ReluTree:
         self._stuck_lower = np.full(len(question.cases), np.inf)
         self.count = 0
         self._problem = self._condensed()
-        if plane_steps and ascents and self._problem.n_neurons and len(self._open_cases):
-            self._problem = with_root_planes(self._problem, plane_steps)
         self._rows_of = self._own_rows()
+        self._planed: dict[int, NodeProblem] = {}
+        if plane_steps and ascents and self._problem.n_neurons and len(self._open_cases):
+            self._planed = self._with_planes(plane_steps)
         self._ascents = ascents or Ascending()
         self._programs = None if programs is None else programs.started(self._problem)
         self._by_programs = ascents is None and self._programs is not None
@@ -71,6 +72,18 @@ class ReluTree:
         d = np.concatenate([case.unsafe.d for case in chosen]) if chosen else np.zeros(0)
         problem, k = DualProblem.of(q.net, q.region, q.bounds), len(q.net.layers) + 1
         return NodeProblem.of(small_problem(problem, k, folded_rows(problem, k, rows)), d)
+
+    def _with_planes(self, steps: int) -> dict[int, NodeProblem]:
+        """Per case the problem with its planes."""
+        mine = self._rows_of[self._open_cases].astype(np.float64)
+        problems = root_planes(self._problem, mine / mine.sum(axis=1, keepdims=True), steps)
+        return dict(zip(self._open_cases.tolist(), problems, strict=True))
+
+    def _groups(self, nodes: Nodes) -> list[tuple[NodeProblem, np.ndarray]]:
+        """The nodes by the problem they are bounded on, as indices."""
+        if not self._planed:
+            return [(self._problem, np.arange(len(nodes)))]
+        return [(self._planed[int(case)], np.flatnonzero(nodes.case == case)) for case in np.unique(nodes.case)]
 
     def _own_rows(self) -> np.ndarray:
         """Per case which of the stacked rows are its own, (n_cases, m)."""
@@ -87,7 +100,7 @@ class ReluTree:
         l, u = (np.repeat(side[None], n, axis=0) for side in self._problem.root)
         mu = self._rows_of[self._open_cases].astype(self._problem.dtype)
         alpha = (u > -l).astype(self._problem.dtype)
-        theta = self._problem.shared(np.ones((n, len(self._problem.planes)), self._problem.dtype))
+        theta = np.ones((n, self._problem.n_neurons if self._planed else 0), self._problem.dtype)
         return Nodes(
             l, u, alpha, np.zeros_like(alpha), theta, mu / mu.sum(axis=1, keepdims=True), np.zeros_like(alpha),
             self._open_cases, self._question.lower[self._open_cases], np.zeros(n),
@@ -110,7 +123,9 @@ class ReluTree:
 
     def _split(self, nodes: Nodes) -> None:
         by = self._by_programs
-        neuron = ranked(nodes).argmax(axis=1) if by else self._ascents.neurons(self._problem, nodes)
+        neuron = ranked(nodes).argmax(axis=1)
+        for problem, group in [] if by else self._groups(nodes):
+            neuron[group] = self._ascents.neurons(problem, nodes[group])
         children = self._refreshed(nodes.split(neuron), np.concatenate([neuron, neuron]))
         self.count += len(children)
         children = children[~(children.l > children.u).any(axis=1)]  # crossing bounds prove a node empty
@@ -120,8 +135,11 @@ class ReluTree:
         if not len(nodes):
             return nodes
         before = nodes.lower
-        nodes, x = self._ascents.bound(self._problem, nodes, steps)
-        self._offer(nodes.case, x)
+        groups = self._groups(nodes)
+        parts = [self._ascents.bound(problem, nodes[group], steps) for problem, group in groups]
+        back = np.argsort(np.concatenate([group for _, group in groups]))
+        nodes = Nodes.concat([part for part, _ in parts])[back]
+        self._offer(nodes.case, np.concatenate([x for _, x in parts])[back])
         return self._less_spare(nodes, before)
 
     def _programmed(self, nodes: Nodes) -> Nodes:
