@@ -339,7 +339,10 @@ class NodeProblem:
     def _relaxed(
         self, phases: Phases, alpha: np.ndarray, lam: np.ndarray, x: np.ndarray, rows: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """At the Lagrangian's minimiser: zhat (B, N), by how much planes are passed (B, c), slacks (B, m). Floating."""
+        """At the Lagrangian's minimiser: zhat (B, N), by how much planes are passed (B, c), slacks (B, m). Floating.
+
+        Planes do not move it: what theta > 0 changes in the slopes of all others gains less than it costs.
+        """
         values = np.empty((len(x), self.ends[-1]), x.dtype)
         values[:, : self.n_inputs] = x
         zhat = np.empty_like(lam)
@@ -370,7 +373,8 @@ class NodeProblem:
         mu = multipliers.mu.astype(np.float64)
         value, slack = mu @ (self.bias[-1] - self.d), mu @ self.row_allowance
         columns = mu @ self.weights[-1]
-        g = self._walk(self.n_hidden, columns, value, slack, (l, u, phases, alpha), push, multipliers.theta)
+        theta = np.maximum(multipliers.theta, 0.0)
+        g = self._walk(self.n_hidden, columns, value, slack, (l, u, phases, alpha), push, theta)
         return _per_unit(g, mu)
 
     def refreshed(
@@ -453,8 +457,8 @@ def _per_unit(g: np.ndarray, mu: np.ndarray) -> np.ndarray:
     spread = mu.shape[1] * 2.0**-52
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         scaled = np.nextafter(g / (total * np.where(g > 0, 1.0 + spread, 1.0 - spread)), -np.inf)
-    value = np.where(total > 0, scaled, np.where(g > 0, np.inf, -np.inf))
-    one_row = (mu == 1.0).sum(axis=1) == 1
+    value = np.where((total == 0) & (g > 0), np.inf, np.where((total > 0) & (total < np.inf), scaled, -np.inf))
+    one_row = (mu != 0.0).sum(axis=1) == 1  # a sum of several may round to 1
     return np.where(one_row & (total == 1.0), g, value)
 
 

@@ -15,7 +15,15 @@ from milpverify.bounds.slopes import KappaCrown
 from milpverify.bounds.zonotope_forms import ARRAYS
 from milpverify.errors import OptionError
 from milpverify.search.input_tree import InputSplitting
-from milpverify.search.question import Answer, Question, Search, Steps, best_answer, driven
+from milpverify.search.question import (
+    Answer,
+    Question,
+    Search,
+    Steps,
+    best_answer,
+    driven,
+    trusted_allowance,
+)
 from milpverify.search.relu_splitting import ReluSplitting
 
 INPUTS_SHARE = 4.0  # as much time for boxes as for phases where few inputs are free
@@ -114,6 +122,8 @@ class BranchAndBound(Search):
             return
         tighter = compute_bounds(question.net, question.region, self.closer)
         question.bounds = question.bounds.intersect(tighter)
+        if tighter.solver_trusted:
+            question.spare = max(question.spare, trusted_allowance(question.region, [question.bounds]))
 
 
 def _too_wide(question: Question, free: int) -> bool:

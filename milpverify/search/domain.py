@@ -74,12 +74,16 @@ class Nodes:
 
 
 class Pool:
-    """Open nodes, lowest bound first, or deepest first once they take more memory than they may."""
+    """Open nodes, lowest bound first, or deepest first once they take more memory than they may.
+
+    What `pop` hands out counts in `lower` until `release`, so that a bracket holds whenever a step is cut short.
+    """
 
     def __init__(self, like: Nodes, budget_bytes: int) -> None:
         self._room = [np.empty((FIRST_ROOM, *np.shape(v)[1:]), v.dtype) for v in _columns(like)]
         self._free = list(range(FIRST_ROOM))
         self._heap: list[tuple[float, float, int, int]] = []
+        self._out: list[tuple[float, float, int, int]] = []
         self._count = 0
         self._budget = budget_bytes
         self.deepest_first = False
@@ -98,8 +102,8 @@ class Pool:
         return float(self._room[_PLACE["lower"]][self._heap[0][-1]]) if self._heap else np.inf
 
     def lower(self, cases: int) -> np.ndarray:
-        """Per case the least bound of its open nodes, infinite where there is none."""
-        slots = [item[-1] for item in self._heap]
+        """Per case the least bound of its nodes, open or handed out; infinite where there is none."""
+        slots = [item[-1] for item in (*self._heap, *self._out)]
         least = np.full(cases, np.inf)
         case, lower = (self._room[_PLACE[name]][slots] for name in ("case", "lower"))
         np.minimum.at(least, case, lower)
@@ -120,11 +124,17 @@ class Pool:
             heapq.heappush(self._heap, self._keyed(slot))
 
     def pop(self, count: int) -> Nodes:
-        """At most `count` nodes, the most urgent ones."""
-        slots = [heapq.heappop(self._heap)[-1] for _ in range(min(count, len(self)))]
-        nodes = Nodes(*(room[slots] for room in self._room))
-        self._free.extend(slots)
-        return nodes
+        """At most `count` nodes, the most urgent ones; what was handed out before must have been released."""
+        for _ in range(min(count, len(self))):
+            self._out.append(self._heap[0])
+            heapq.heappop(self._heap)
+        slots = [item[-1] for item in self._out]
+        return Nodes(*(room[slots] for room in self._room))
+
+    def release(self) -> None:
+        """What came of the nodes handed out is recorded: forget them."""
+        out, self._out = self._out, []
+        self._free.extend(item[-1] for item in out)
 
     def all(self) -> Nodes:
         """Every open node, in the order of their slots."""

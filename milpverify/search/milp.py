@@ -83,7 +83,8 @@ class MILP(Search):
                 continue
             stacked = stacked or stack_rows(q.net, q.bounds, q.cases)
             answers[i] = self._case(q, stacked, i, len(open_) - rank)
-        rest = (CaseAnswer(float(lower), bool(done)) for lower, done in zip(q.lower, q.closed(q.lower), strict=True))
+        holds = q.closed(q.lower) & (q.gap is None)
+        rest = (CaseAnswer(float(v), bool(h), q.bounds.solver_trusted) for v, h in zip(q.lower, holds, strict=True))
         return Answer(tuple(answers.get(i, case) for i, case in enumerate(rest)))
 
     def _case(self, q: Question, stacked: StackedRows, i: int, left: int) -> CaseAnswer:

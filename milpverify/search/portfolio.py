@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from milpverify.errors import OptionError
 from milpverify.search.branch_and_bound import BranchAndBound
 from milpverify.search.milp import MILP
@@ -60,11 +62,12 @@ class Portfolio(Search):
         question.best, question.best_x, question.best_case = part.best, part.best_x, part.best_case
         for i in question.open:
             case = answer.cases[i]
-            if case.holds or (case.solver_trusted and question.closed(question.lower * 0 + case.lower)[i]):
+            if case.holds or (case.solver_trusted and question.closed(np.array([case.lower]))[0]):
                 told[int(i)], question.settled[i] = case, True
 
     def _last_word(self, question: Question, tree: Answer, told: dict[int, CaseAnswer]) -> None:
-        """Cases whose last nodes the tree could not prove are asked of the solver."""
+        """Cases whose last nodes the tree could not prove are asked of the solver, and no others."""
+        question.lower = np.maximum(question.lower, [case.lower for case in tree.cases])
         stuck = [case for i, case in enumerate(tree.cases) if case.reason and not case.timed_out and i not in told]
         if stuck and question.left_s > 0 and not question.decided:
             self._programs(question, told, min(question.left_s, 1e9))

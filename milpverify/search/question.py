@@ -24,6 +24,8 @@ from milpverify.spec.regions import Region
 # (case, point) -> its exact slack rounded up, after moving it into the region; infinite where no float was found there.
 Replay = Callable[[int, np.ndarray], float]
 
+TOLERANCE = 1e-5  # of solvers, for numbers of size 1
+
 
 @dataclass(frozen=True)
 class TreeProgress:
@@ -165,6 +167,16 @@ def best_answer(answers: Sequence[Answer]) -> Answer:
     cases = zip(*(answer.cases for answer in answers), strict=True)
     best = tuple(max(each, key=lambda case: (not case.reason, case.lower)) for each in cases)
     return Answer(best, sum(answer.nodes for answer in answers))
+
+
+def trusted_allowance(region: Region, bounds: Sequence[Bounds]) -> float:
+    """What a solver's word on hidden bounds may cost a bound that builds on them, in units of y.
+
+    Its tolerances are absolute, in a program whose numbers are as large as an input or a neuron: `MILP` asks its
+    own answers for the same.
+    """
+    sides = [region.lower, region.upper, *(side for some in bounds for side in (*some.lower, *some.upper))]
+    return TOLERANCE * float(max(1.0, *(np.abs(side).max(initial=0.0) for side in sides)))
 
 
 Steps: TypeAlias = Generator[None, None, Answer]

@@ -63,7 +63,7 @@ class ReluTree:
         self._by_programs = ascents is None and self._programs is not None
         root = self._root()
         self._pool = Pool(root, budget_bytes)
-        self._hand = root  # nodes at work, open until what came of them is in the pool
+        self._start = root  # open until what came of them is in the pool
 
     def _condensed(self) -> NodeProblem:
         q = self._question
@@ -108,18 +108,17 @@ class ReluTree:
 
     def grow(self) -> Iterator[None]:
         """Search, some nodes at a time, until answered, out of time, or nothing is open."""
-        root = self._hand
+        root = self._start
         if not len(root):
             return
         self._take_in(self._programmed(root) if self._by_programs else self._ascended(root, self._root_steps))
-        self._hand = root[:0]
+        self._start = root[:0]
         while len(self._pool) and not self._question.decided and self._question.left_s > 0:
             yield
-            self._hand = self._pool.pop(1 if self._by_programs else self._ascents.batch)
-            nodes = self._still_open(self._hand)
+            nodes = self._still_open(self._pool.pop(1 if self._by_programs else self._ascents.batch))
             if len(nodes):
                 self._split(nodes)
-            self._hand = self._hand[:0]
+            self._pool.release()
 
     def _split(self, nodes: Nodes) -> None:
         by = self._by_programs
@@ -223,7 +222,7 @@ class ReluTree:
     def _open_lower(self) -> np.ndarray:
         """Per case the least bound of its open nodes, infinite where it has none."""
         least = self._pool.lower(len(self._closed_lower))
-        np.minimum.at(least, self._hand.case, self._hand.lower)
+        np.minimum.at(least, self._start.case, self._start.lower)
         return least
 
     def answer(self) -> Answer:

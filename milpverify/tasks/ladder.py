@@ -19,9 +19,10 @@ from milpverify.bounds.method import BoundMethod, Interval
 from milpverify.errors import OptionError, PropertyError, SolverError
 from milpverify.network.graph import Bounds, Network
 from milpverify.proof.evidence import Bracket, Grade
+from milpverify.search.question import trusted_allowance
 from milpverify.spec.property import Case, Property
 from milpverify.spec.regions import Region
-from milpverify.tasks.prepare import Prepared, check_fit, trusted_allowance
+from milpverify.tasks.prepare import Prepared, check_fit
 from milpverify.tasks.progress import Clock, OnProgress
 from milpverify.tasks.rungs import Ladder, Rung
 

@@ -17,12 +17,11 @@ from milpverify.bounds.slopes import AlphaCrown, KappaCrown
 from milpverify.errors import PropertyError
 from milpverify.network.graph import Bounds, Network
 from milpverify.proof.evidence import Grade
-from milpverify.search.question import Question, Replay
+from milpverify.search.question import Question, Replay, trusted_allowance
 from milpverify.spec.property import Case, Property
 from milpverify.spec.regions import Region
 from milpverify.tasks.progress import Clock
 
-TOLERANCE = 1e-5  # of solvers, for numbers of size 1
 LARGEST_SEARCH = 5e6  # inputs of unstable neurons, times rows: some seconds
 
 
@@ -128,16 +127,6 @@ def few_unstable(net: Network, bounds: Bounds, rows: int = 1) -> bool:
         entries += count * columns
         columns += count
     return 0 < entries * rows <= LARGEST_SEARCH
-
-
-def trusted_allowance(region: Region, bounds: Sequence[Bounds]) -> float:
-    """What a solver's word on hidden bounds may cost a bound that builds on them, in units of y.
-
-    Its tolerances are absolute, in a program whose numbers are as large as an input or a neuron: `MILP` asks its
-    own answers for the same.
-    """
-    sides = [region.lower, region.upper, *(side for some in bounds for side in (*some.lower, *some.upper))]
-    return TOLERANCE * float(max(1.0, *(np.abs(side).max(initial=0.0) for side in sides)))
 
 
 def check_fit(who: str, net: Network, prop: Property) -> None:
