@@ -48,6 +48,7 @@ _HOME = {
     "search.milp": "MILP",
     "search.bounding": "Ascending Programs",
     "search.input_tree": "InputSplitting",
+    "search.cut_pool": "Strengthening",
     "search.node_lp": "CutRounds",
     "search.phases": "PhaseSplits",
     "search.relu_splitting": "ReluSplitting",
@@ -139,6 +140,7 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.search.bounding import Ascending as Ascending
     from milpverify.search.bounding import Programs as Programs
     from milpverify.search.branch_and_bound import BranchAndBound as BranchAndBound
+    from milpverify.search.cut_pool import Strengthening as Strengthening
     from milpverify.search.input_tree import InputSplitting as InputSplitting
     from milpverify.search.milp import MILP as MILP
     from milpverify.search.node_lp import CutRounds as CutRounds

@@ -10,7 +10,7 @@ from pathlib import Path
 import milpverify
 
 NAMES = """
-    Ascending BranchAndBound CutRounds InputSplitting PhaseSplits Portfolio Programs ReluSplitting
+    Ascending BranchAndBound CutRounds InputSplitting PhaseSplits Portfolio Programs ReluSplitting Strengthening
     AlphaCrown Ascent BatchBounds BigM BoundMethod Bounds BoundsError Box BoxBatch Bracket Case Cbc Crown Detection
     FastLin FastLinStep Fgsm Float32 Grade Highs Holds InputError Interval KappaCrown L1Ball L2Ball Ladder Limits
     LinfBall MILPTightening MILP MilpverifyError Minimiser Network NetworkError NormBounds OptionError

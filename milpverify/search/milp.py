@@ -23,6 +23,7 @@ from milpverify.formulation.trust import LARGEST_REACH, LAST_WORD_S, admits_a_kn
 from milpverify.network.graph import Bounds
 from milpverify.program.highs import Highs
 from milpverify.program.solver import Limits, MipProgress, Solution, Solver, Status
+from milpverify.search.cut_pool import Strengthening, strengthened
 from milpverify.search.question import Answer, CaseAnswer, Question, Search, TreeProgress
 from milpverify.spec.regions import L2Ball, Region
 
@@ -45,6 +46,8 @@ class MILP(Search):
         solver: Who solves it.
         tolerance: A solver's lower bound of a slack proves it positive only from `needed` up, which is this, in units
             of y, times the largest bound or coefficient where that exceeds 1 (solvers' tolerances are absolute).
+        cuts: Ideal single-neuron inequalities added as rows before the program is handed over; None for none, which has
+            been measured to be no slower with presolve on.
         gap: Exact margins and distances are closed to this difference, in their own unit.
     """
 
@@ -52,6 +55,7 @@ class MILP(Search):
     solver: Solver = field(default_factory=Highs)
     tolerance: float = 1e-5
     gap: float = 1e-6
+    cuts: Strengthening | None = None
 
     def __post_init__(self) -> None:
         for name in ("tolerance", "gap"):
@@ -91,6 +95,8 @@ class MILP(Search):
         lower = float(q.lower[i])
         try:
             encoded = case_program(stacked, q.region, i, self.encoding)
+            if self.cuts is not None:
+                encoded = strengthened(encoded, self.cuts).encoded
             answer = self._ask(q, encoded, i, left)
         except (SolverError, InputError) as error:  # numbers too wild for a program or its solver
             return CaseAnswer(lower, reason=str(error))
