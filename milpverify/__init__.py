@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "errors": "MilpverifyError InputError NetworkError UnsupportedError PropertyError VnnlibError RegionError "
-    "OptionError BoundsError SolverError",
+    "OptionError CheckpointError BoundsError SolverError",
     "network.graph": "Network Bounds",
     "network.exact": "forward_exact",
     "network.from_onnx": "from_onnx",
@@ -45,6 +45,7 @@ _HOME = {
     "tighten.lp": "TriangleLP",
     "tighten.milp": "MILPTightening",
     "tighten.progressive": "Progressive StepReport progressive_bounds",
+    "search.checkpoint": "Checkpoint",
     "search.milp": "MILP",
     "search.bounding": "Ascending Programs",
     "search.input_tree": "InputSplitting",
@@ -101,6 +102,7 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.bounds.slopes import KappaCrown as KappaCrown
     from milpverify.bounds.zonotope import Zonotope as Zonotope
     from milpverify.errors import BoundsError as BoundsError
+    from milpverify.errors import CheckpointError as CheckpointError
     from milpverify.errors import InputError as InputError
     from milpverify.errors import MilpverifyError as MilpverifyError
     from milpverify.errors import NetworkError as NetworkError
@@ -140,6 +142,7 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.search.bounding import Ascending as Ascending
     from milpverify.search.bounding import Programs as Programs
     from milpverify.search.branch_and_bound import BranchAndBound as BranchAndBound
+    from milpverify.search.checkpoint import Checkpoint as Checkpoint
     from milpverify.search.cut_pool import Strengthening as Strengthening
     from milpverify.search.input_tree import InputSplitting as InputSplitting
     from milpverify.search.milp import MILP as MILP

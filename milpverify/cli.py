@@ -27,7 +27,7 @@ examples:
   milpverify verify net.onnx prop.vnnlib --timeout 60
   milpverify epsilon net.onnx --input x.npy --label 3 --clip 0 1
 
-exit status: 0 answered, 1 unknown or out of time, 2 bad input.
+exit status: 0 answered, 1 unknown or out of time, 2 bad input, 130 after Ctrl-C.
 'milpverify COMMAND --help' explains a command.
 """
 

@@ -7,7 +7,8 @@
     │   ├── PropertyError           a property, label or target that does not fit the network
     │   │   └── VnnlibError         a VNN-LIB file, with its line number
     │   ├── RegionError             an input region: eps, norm, clip, emptiness
-    │   └── OptionError             an option out of its range (time limit, tolerance, device, missing extra)
+    │   ├── OptionError             an option out of its range (time limit, tolerance, device, missing extra)
+    │   └── CheckpointError         a checkpoint that is damaged, of another question, or no checkpoint at all
     ├── BoundsError                 bounds that contradict each other (some l > u)
     └── SolverError                 a solver that refused a model or an option, or answered nonsense
 
@@ -47,6 +48,10 @@ class RegionError(InputError):
 
 class OptionError(InputError):
     """An option outside its range, or one that needs a package that is not installed."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint that cannot be gone on from, or a place where none can be written; the file is left as it was."""
 
 
 class BoundsError(MilpverifyError):

@@ -11,7 +11,8 @@ import milpverify
 
 NAMES = """
     Ascending BranchAndBound CutRounds InputSplitting PhaseSplits Portfolio Programs ReluSplitting Strengthening
-    AlphaCrown Ascent BatchBounds BigM BoundMethod Bounds BoundsError Box BoxBatch Bracket Case Cbc Crown Detection
+    AlphaCrown Ascent BatchBounds BigM BoundMethod Bounds BoundsError Box BoxBatch Bracket Case Cbc Checkpoint
+    CheckpointError Crown Detection
     FastLin FastLinStep Fgsm Float32 Grade Highs Holds InputError Interval KappaCrown L1Ball L2Ball Ladder Limits
     LinfBall MILPTightening MILP MilpverifyError Minimiser Network NetworkError NormBounds OptionError
     OutputRange Pgd Polyhedron Program ProgramBuilder Progress Progressive Property PropertyError PulpHighs Radius

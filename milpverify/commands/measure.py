@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from milpverify.commands.options import (
     Commands,
+    add_checkpoint_options,
     add_command,
     add_network_options,
     add_region_options,
@@ -18,12 +20,12 @@ from milpverify.commands.options import (
 from milpverify.errors import OptionError
 
 if TYPE_CHECKING:
-    from milpverify.attack.pgd import Pgd
     from milpverify.commands.inputs import Point
     from milpverify.commands.question import Question
     from milpverify.proof.evidence import Bracket
     from milpverify.report.screen import Screen
     from milpverify.tasks.margin import LeastSlack, Minimiser
+    from milpverify.tasks.radius import Radius
 
 MARGIN = """\
 The exact worst margin: the least difference between the label's output and any other's over the ball. The input is
@@ -52,7 +54,8 @@ def register(commands: Commands) -> None:
     parser = add_command(commands, "margin", ball_or_prop, "the exact worst margin", MARGIN, run_margin)
     add_network_options(parser)
     add_region_options(parser)
-    add_search_options(parser, gap=True)
+    add_search_options(parser, gap=True, relative=True)
+    add_checkpoint_options(parser)
 
     summary = "the exact distance to the nearest adversarial example"
     parser = add_command(commands, "epsilon", "NET --input FILE", summary, EPSILON, run_epsilon)
@@ -62,11 +65,12 @@ def register(commands: Commands) -> None:
         "--as-largest", action="store_true", help="a target counts only where it is the largest output of all"
     )
     parser.add_argument("--eps-max", "--eps", type=quotient, metavar="EPS", help="look no farther than this")
-    add_search_options(parser, gap=True)
+    add_search_options(parser, gap=True, relative=True, searches=("portfolio", "milp"))
 
 
 def run_margin(args: argparse.Namespace) -> int:
     """Answer and show."""
+    from milpverify.commands.options import checkpoint
     from milpverify.commands.question import ask, names
     from milpverify.commands.session import is_closed, respond
     from milpverify.tasks.margin import margin_with_needed
@@ -75,11 +79,24 @@ def run_margin(args: argparse.Namespace) -> int:
     return respond(
         args,
         question,
-        partial(margin_with_needed, question.net, question.one_property(), method=minimiser(args)),
-        answered=lambda slack: is_closed(slack.bracket, args.gap),
+        partial(
+            margin_with_needed,
+            question.net,
+            question.one_property(),
+            method=minimiser(args),
+            checkpoint=checkpoint(args),
+        ),
+        answered=lambda slack: is_closed(slack.bracket, _gap(args, slack.bracket)),
         to_json=lambda slack: slack.bracket.to_dict(),
         show=lambda screen, slack: _show_margin(screen, question, slack),
+        interrupted=lambda slack: slack.bracket.interrupted,
     )
+
+
+def _gap(args: argparse.Namespace, bracket: Bracket) -> float:
+    """The gap that was asked for."""
+    relative: float = args.relative_gap * abs(bracket.upper) if math.isfinite(bracket.upper) else 0.0
+    return max(args.gap, relative)
 
 
 def _show_margin(screen: Screen, question: Question, slack: LeastSlack) -> None:
@@ -108,11 +125,10 @@ def _conclude(screen: Screen, question: Question, slack: LeastSlack) -> None:
 def run_epsilon(args: argparse.Namespace) -> int:
     """Answer and show."""
     from milpverify.commands.inputs import described, read_point
-    from milpverify.commands.options import ball_class, bound_method, search_options
+    from milpverify.commands.options import ball_class
     from milpverify.commands.question import Question, names
     from milpverify.commands.session import is_closed, respond
     from milpverify.tasks.epsilon import minimum_epsilon
-    from milpverify.tasks.radius import Radius
 
     [path] = names(args, 1, 1, "NET, with --input")
     if args.input is None:
@@ -121,7 +137,7 @@ def run_epsilon(args: argparse.Namespace) -> int:
         raise OptionError("epsilon: how far to look? Give --clip LOW HIGH, or --eps-max EPS, or both.")
     net, point = read_point(args, path)
     facts = {"eps_max": args.eps_max, "as_largest": args.as_largest, **described(args, point)}
-    ball: Any = ball_class(args.norm)  # the L2 ball is refused by the task itself, which says why
+    ball = ball_class(args.norm)
     task = partial(
         minimum_epsilon,
         net,
@@ -132,15 +148,16 @@ def run_epsilon(args: argparse.Namespace) -> int:
         targets=args.targets,
         as_largest=args.as_largest,
         eps_max=args.eps_max,
-        method=Radius(bounds=bound_method(args.bounds), attack=_pgd(args), search=search_options(args)),
+        method=_radius(args),
     )
     return respond(
         args,
         Question(net, path, args.began, None, None, point, facts),
         task,
-        answered=lambda bracket: _none_so_near(args, point, bracket) or is_closed(bracket, args.gap),
+        answered=lambda bracket: _none_so_near(args, point, bracket) or is_closed(bracket, _gap(args, bracket)),
         to_json=lambda bracket: bracket.to_dict(),
         show=lambda screen, bracket: _show_radius(screen, args, point, bracket),
+        interrupted=lambda bracket: bracket.interrupted,
     )
 
 
@@ -177,7 +194,7 @@ def _show_bracket(screen: Screen, name: str, bracket: Bracket) -> None:
     from milpverify.report.screen import Tone
     from milpverify.report.words import evidence, interval
 
-    late = " (time ran out)" if bracket.timed_out else ""
+    late = " (interrupted)" if bracket.interrupted else " (time ran out)" if bracket.timed_out else ""
     screen.say(f"{name}: {interval(bracket)}{late}; {bracket.seconds:.2f} s")
     screen.say(f"  {evidence(bracket)}", Tone.QUIET)
 
@@ -186,11 +203,21 @@ def minimiser(args: argparse.Namespace) -> Minimiser:
     """How minima are found, by the options."""
     from milpverify.commands.options import bound_method, search_options
     from milpverify.tasks.margin import Minimiser
+    from milpverify.tasks.prepare import first_attack
 
-    return Minimiser(bounds=bound_method(args.bounds), attack=_pgd(args), search=search_options(args))
+    # Only some commands have a relative gap.
+    relative: float = getattr(args, "relative_gap", 0.0)
+    attack = None if args.no_attack else replace(first_attack(), seed=args.seed)
+    return Minimiser(bound_method(args.bounds), attack, search_options(args), args.gap, relative)
 
 
-def _pgd(args: argparse.Namespace) -> Pgd | None:
-    from milpverify.attack.pgd import Pgd
+def _radius(args: argparse.Namespace) -> Radius:
+    """How radii are found, by the options."""
+    from milpverify.commands.options import bound_method, milp_options, tree_options
+    from milpverify.tasks.radius import Radius
 
-    return None if args.no_attack else Pgd(seed=args.seed)
+    # No attack by the tree: the task has one of its own.
+    tree = None if args.search == "milp" else replace(tree_options(args), attack=None)
+    attack = Radius().attack
+    attack = None if attack is None or args.no_attack else replace(attack, seed=args.seed)
+    return Radius(bound_method(args.bounds), attack, tree, milp_options(args), relative_gap=args.relative_gap)

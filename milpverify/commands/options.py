@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
@@ -17,7 +18,10 @@ from milpverify.errors import OptionError
 if TYPE_CHECKING:
     from milpverify.bounds.method import BoundMethod
     from milpverify.program.solver import Solver
+    from milpverify.search.branch_and_bound import BranchAndBound
+    from milpverify.search.checkpoint import Checkpoint
     from milpverify.search.milp import MILP
+    from milpverify.search.question import Search
     from milpverify.spec.regions import L1Ball, L2Ball, LinfBall
 
 # Every bound method, roughly from the loosest to the exact one, with the line that `bounds --help` says about it.
@@ -38,6 +42,7 @@ BOUND_METHODS = {
 BOUND_NAMES = tuple(name for name in BOUND_METHODS if name != "milp")
 NORM_NAMES = ("linf", "l2", "l1")
 SOLVER_NAMES = ("highs", "cbc", "pulp-highs")
+SEARCH_NAMES = ("portfolio", "branch-and-bound", "milp")
 
 
 class Parser(argparse.ArgumentParser):
@@ -130,10 +135,25 @@ def add_time_option(parser: Parser) -> None:
     group.add_argument("--timeout", type=seconds, metavar="S", help="wall time, reading included (default: no limit)")
 
 
-def add_search_options(parser: Parser, *, gap: bool = False) -> None:
-    """How the answer is sought."""
+def add_search_options(
+    parser: Parser, *, gap: bool = False, relative: bool = False, searches: Sequence[str] = SEARCH_NAMES
+) -> None:
+    """How the answer is sought.
+
+    Args:
+        parser: Where to.
+        gap: Whether an exact number is asked for, which is closed to a gap.
+        relative: Whether that gap may be relative too.
+        searches: Which ones the command has.
+    """
     add_time_option(parser)
     group = parser.add_argument_group("search")
+    group.add_argument(
+        "--search",
+        choices=searches,
+        default="portfolio",
+        help="our own tree and MILPs in turns, or one of them alone (default: portfolio)",
+    )
     group.add_argument("--bounds", choices=BOUND_NAMES, default="crown", help="of hidden neurons (default: crown)")
     group.add_argument("--no-attack", action="store_true", help="do not look for a counterexample by gradients first")
     group.add_argument("--solver", choices=SOLVER_NAMES, default="highs", help="who solves the MILPs (default: highs)")
@@ -141,6 +161,34 @@ def add_search_options(parser: Parser, *, gap: bool = False) -> None:
     group.add_argument("--seed", type=seed, default=0, help="seed of the attack and of HiGHS (default: 0)")
     if gap:
         group.add_argument("--gap", type=float, default=1e-6, help="how far to close the answer (default: 1e-6)")
+    if relative:
+        group.add_argument(
+            "--relative-gap",
+            type=float,
+            default=0.0,
+            metavar="SHARE",
+            help="the same as a share of the answer's size; the wider of both counts (default: 0)",
+        )
+
+
+def add_checkpoint_options(parser: Parser) -> None:
+    """Where an interrupted search is gone on from."""
+    group = parser.add_argument_group("checkpoint")
+    group.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="save the search to FILE, and go on from it if it exists"
+    )
+    group.add_argument(
+        "--checkpoint-every", type=seconds, default=30.0, metavar="S", help="seconds between two saves (default: 30)"
+    )
+
+
+def checkpoint(args: argparse.Namespace) -> Checkpoint | None:
+    """The checkpoint that the options ask for."""
+    if args.checkpoint is None:
+        return None
+    from milpverify.search.checkpoint import Checkpoint
+
+    return Checkpoint(args.checkpoint, args.checkpoint_every)
 
 
 def bound_method(name: str) -> BoundMethod:
@@ -204,8 +252,30 @@ def solver(name: str, threads: int, seed_: int) -> Solver:
     return Cbc(threads=threads) if name == "cbc" else PulpHighs(threads=threads)
 
 
-def search_options(args: argparse.Namespace) -> MILP:
-    """The MILP search that the options ask for."""
+def search_options(args: argparse.Namespace) -> Search:
+    """The search that the options ask for."""
+    if args.search == "milp":
+        return milp_options(args)
+    from milpverify.search.portfolio import Portfolio
+
+    tree = tree_options(args)
+    return tree if args.search == "branch-and-bound" else Portfolio(tree=tree, milp=milp_options(args))
+
+
+def tree_options(args: argparse.Namespace) -> BranchAndBound:
+    """Branch and bound with the seed of the options."""
+    from milpverify.attack.pgd import Pgd
+    from milpverify.search.branch_and_bound import BranchAndBound
+    from milpverify.search.input_tree import InputSplitting
+
+    tree = BranchAndBound()
+    inputs = InputSplitting() if tree.inputs is None else tree.inputs
+    attack = replace(tree.attack, seed=args.seed) if isinstance(tree.attack, Pgd) else tree.attack
+    return replace(tree, inputs=replace(inputs, seed=args.seed), attack=attack)
+
+
+def milp_options(args: argparse.Namespace) -> MILP:
+    """The programs that the options ask for."""
     from milpverify.search.milp import MILP
 
     chosen = solver(args.solver, args.threads, args.seed)

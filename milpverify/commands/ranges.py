@@ -61,6 +61,7 @@ def _ranges(args: argparse.Namespace, question: Question) -> int:
         answered=lambda ranges: all(is_closed(end, args.gap) for end in _ends(ranges)),
         to_json=lambda ranges: {"ranges": [r.to_dict() for r in ranges]},
         show=_show_ranges,
+        interrupted=lambda ranges: any(end.interrupted for end in _ends(ranges)),
     )
 
 
@@ -76,6 +77,7 @@ def _classes(args: argparse.Namespace, question: Question) -> int:
         answered=lambda classes: all(c.reachable is not None for c in classes),
         to_json=lambda classes: {"classes": [c.to_dict() for c in classes]},
         show=_show_classes,
+        interrupted=lambda classes: any(c.slack.interrupted for c in classes),
     )
 
 

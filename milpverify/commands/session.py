@@ -18,7 +18,7 @@ from milpverify.tasks.progress import OnProgress
 Answer = TypeVar("Answer")
 AnswerOut = TypeVar("AnswerOut", covariant=True)
 
-ANSWERED, OPEN = 0, 1
+ANSWERED, OPEN, INTERRUPTED = 0, 1, 130
 
 # A witness is replayed exactly, a solver's bound holds within its feasibility tolerance: brackets closed to a smaller
 # gap may still be this far open.
@@ -63,6 +63,7 @@ def respond(
     answered: Callable[[Answer], bool],
     to_json: Callable[[Answer], Any],
     show: Callable[[Screen, Answer], None],
+    interrupted: Callable[[Answer], bool] = lambda answer: False,
 ) -> int:
     """Run a task under watch, and print its answer: the frame of every command that asks about a network.
 
@@ -73,6 +74,7 @@ def respond(
         answered: Whether that is an answer, for the exit status.
         to_json: The answer for --json.
         show: Says the answer to a reader who has been told about the network.
+        interrupted: Whether Ctrl-C ended the task: the answer is what was known by then.
 
     Returns:
         The exit status.
@@ -80,7 +82,7 @@ def respond(
     screen = screen_for(args)
     with watched(screen, args.command) as listener:
         answer = task(time_limit_s=question.time_left(args), on_progress=listener)
-    status = ANSWERED if answered(answer) else OPEN
+    status = ANSWERED if answered(answer) else INTERRUPTED if interrupted(answer) else OPEN
     if args.json:
         print_answer(args, question, status, to_json(answer))
     else:

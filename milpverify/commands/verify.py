@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from milpverify.commands.options import (
     Commands,
+    add_checkpoint_options,
     add_command,
     add_network_options,
     add_region_options,
@@ -35,6 +37,7 @@ Exit status: 0 answered, 1 unknown or out of time, 2 bad input.
 examples:
   milpverify verify net.onnx prop.vnnlib --timeout 60
   milpverify verify net.onnx prop.vnnlib --result out.txt     sat|unsat|unknown|timeout, then the counterexample
+  milpverify verify net.onnx prop.vnnlib --checkpoint tree.npz   go on where an earlier call was stopped
   milpverify verify net.onnx --input x.npy --label 3 --eps 0.05 --clip 0 1
   milpverify verify net.onnx --input pixels.npy --eps 0.01 --mean 0.1307 --std 0.3081 --eps-space pixel
 """
@@ -58,6 +61,7 @@ def register(commands: Commands) -> None:
     add_network_options(parser)
     add_region_options(parser)
     add_search_options(parser)
+    add_checkpoint_options(parser)
     group = parser.add_argument_group("result")
     group.add_argument("--result", type=Path, metavar="FILE", help="write the competition's result file")
     group.add_argument(
@@ -94,6 +98,7 @@ def run_verify(args: argparse.Namespace) -> int:
         answered=lambda verdict: not isinstance(verdict, Unknown),
         to_json=lambda verdict: verdict.to_dict(),
         show=show_verdict,
+        interrupted=lambda verdict: isinstance(verdict, Unknown) and verdict.interrupted,
     )
 
 
@@ -101,6 +106,7 @@ def _decide(
     args: argparse.Namespace, question: Question, *, time_limit_s: float | None, on_progress: OnProgress | None
 ) -> Verdict:
     """The verdict, written to the result file; a solver's failure is Unknown."""
+    from milpverify.commands.options import checkpoint
     from milpverify.proof.evidence import Unknown
     from milpverify.report.files import write_result
     from milpverify.tasks.verify import verify
@@ -116,6 +122,7 @@ def _decide(
                 method=verifier(args),
                 onnx_path=_onnx_path(args, question),
                 on_progress=on_progress,
+                checkpoint=checkpoint(args),
             )
         except (SolverError, BoundsError) as error:
             verdict = Unknown(reason=str(error), seconds=time.monotonic() - began)
@@ -126,11 +133,11 @@ def _decide(
 
 def verifier(args: argparse.Namespace) -> Verifier:
     """The steps of `verify` that the options ask for."""
-    from milpverify.attack.pgd import Pgd
     from milpverify.commands.options import bound_method, search_options
+    from milpverify.tasks.prepare import first_attack
     from milpverify.tasks.verify import Verifier
 
-    attack = None if args.no_attack else Pgd(seed=args.seed)
+    attack = None if args.no_attack else replace(first_attack(), seed=args.seed)
     return Verifier(bounds=bound_method(args.bounds), attack=attack, search=search_options(args))
 
 
@@ -180,6 +187,7 @@ def run_detect(args: argparse.Namespace) -> int:
         answered=lambda detection: not isinstance(detection.verdict, Unknown),
         to_json=lambda detection: detection.to_dict(),
         show=lambda screen, detection: _show_detection(screen, args.eps, detection),
+        interrupted=lambda d: isinstance(d.verdict, Unknown) and d.verdict.interrupted,
     )
 
 

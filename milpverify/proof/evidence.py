@@ -193,7 +193,8 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: `verdict` (type in small letters), `word`, `seconds`, `semantics`, `approximations`, `cases`
-        (see `CaseReport.to_dict`), and `grade`, `witness` (see `Witness.to_dict`) or `reason` and `timed_out`."""
+        (see `CaseReport.to_dict`), and `grade`, `witness` (see `Witness.to_dict`) or `reason`, `timed_out`
+        and `interrupted`."""
         return {
             "verdict": type(self).__name__.lower(),
             "word": self.word,
@@ -270,10 +271,12 @@ class Unknown(Verdict):
     Attributes:
         reason: One sentence.
         timed_out: Whether a time limit, and nothing else, is to blame.
+        interrupted: Whether Ctrl-C ended the work.
     """
 
     reason: str
     timed_out: bool = False
+    interrupted: bool = False
 
     @property
     def word(self) -> str:
@@ -283,7 +286,7 @@ class Unknown(Verdict):
         return f"Unknown ({self.word}): {' '.join(self.reason.split())} ({self.seconds:.3g} s)"
 
     def _own(self) -> dict[str, Any]:
-        return {"reason": self.reason, "timed_out": self.timed_out}
+        return {"reason": self.reason, "timed_out": self.timed_out, "interrupted": self.interrupted}
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,6 +301,7 @@ class Bracket:
         timed_out: Whether a time limit left the bracket wider than asked.
         seconds: Wall time.
         approximations: From `Network.approximations`.
+        interrupted: Whether Ctrl-C did so.
 
     Raises:
         BoundsError: If lower > upper, or a finite side has no grade. A solver's bound that passes a witnessed one by
@@ -313,6 +317,7 @@ class Bracket:
     timed_out: bool = False
     seconds: float = 0.0
     approximations: tuple[str, ...] = ()
+    interrupted: bool = False
 
     def __post_init__(self) -> None:
         if not self.lower <= self.upper:
@@ -333,7 +338,7 @@ class Bracket:
     def __str__(self) -> str:
         grades = [g.value for g in (self.lower_grade, self.upper_grade) if g is not None]
         unit = f" {self.unit}" if self.unit else ""
-        late = ", timed out" if self.timed_out else ""
+        late = ", interrupted" if self.interrupted else ", timed out" if self.timed_out else ""
         return f"[{self.lower:.6g}, {self.upper:.6g}]{unit} ({' / '.join(grades) or 'nothing known'}{late})"
 
     def to_dict(self) -> dict[str, Any]:
@@ -346,6 +351,7 @@ class Bracket:
             "upper_grade": None if self.upper_grade is None else self.upper_grade.value,
             "unit": self.unit,
             "timed_out": self.timed_out,
+            "interrupted": self.interrupted,
             "seconds": self.seconds,
             "approximations": list(self.approximations),
             "witness": None if self.witness is None else self.witness.to_dict(),

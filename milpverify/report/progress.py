@@ -76,12 +76,14 @@ class LiveStatus(Recorder):
 
 
 def describe(progress: Progress) -> str:
-    """A progress report without its seconds: stage, case, bracket, unstable neurons, cases left."""
+    """A progress report without its seconds: stage, case, bracket, unstable neurons, nodes, cases left."""
     parts = [progress.stage, progress.what]
     if math.isfinite(progress.lower) or math.isfinite(progress.upper):
         parts.append(f"[{progress.lower:.5g}, {progress.upper:.5g}]")
     if progress.unstable is not None:
         parts.append(f"{progress.unstable} unstable neurons")
+    if progress.nodes:
+        parts.append(f"{progress.nodes} nodes, {progress.open} open")
     if progress.left:
-        parts.append(f"{progress.left} open")
+        parts.append(f"{progress.left} left")
     return "  ".join(part for part in parts if part)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
+
+from milpverify.errors import CheckpointError
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,10 @@ class Boxes:
     def __getitem__(self, index: np.ndarray | slice) -> Boxes:
         return Boxes(*(getattr(self, f.name)[index] for f in fields(self)))
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All fields by name, as `saved_boxes` takes them."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     @property
     def busy(self) -> np.ndarray:
         """Which boxes have an open case, shape (b,)."""
@@ -49,6 +56,26 @@ class Boxes:
     def per_case(self) -> np.ndarray:
         """The least lower bound of each case over the boxes where it is open, shape (n_cases,)."""
         return np.asarray(np.where(self.open, self.lower, np.inf).min(axis=0, initial=np.inf))
+
+
+def saved_boxes(arrays: Mapping[str, np.ndarray], like: Boxes) -> Boxes:
+    """Boxes from the arrays of `Boxes.arrays`.
+
+    Args:
+        arrays: By name; others are ignored.
+        like: Boxes of the problem that they must fit.
+
+    Raises:
+        CheckpointError: If they do not.
+    """
+    boxes = Boxes(*(arrays[f.name] for f in fields(Boxes)))
+    for name, now in like.arrays().items():
+        if arrays[name].shape != (len(boxes), now.shape[1]):
+            raise CheckpointError(
+                f"checkpoint: {name} of the saved boxes has shape {arrays[name].shape}, expected "
+                f"({len(boxes)}, {now.shape[1]}). It is another program's; begin again without it."
+            )
+    return boxes
 
 
 def halves(boxes: Boxes, coordinate: np.ndarray) -> Boxes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from milpverify.attack.method import Attack
+from milpverify.attack.method import Attack, AttackResult
 from milpverify.attack.pgd import Pgd
 from milpverify.bounds.compute import compute_bounds
 from milpverify.bounds.method import DEFAULT_BUDGET_BYTES, BoundMethod
@@ -81,16 +81,21 @@ class BranchAndBound(Search):
         return answer
 
     def _by_phases(self, question: Question) -> Steps:
-        nodes = 0
-        if self.first_nodes:
+        saved = question.record.take("tree")
+        nodes, stage = int(saved.get("nodes", 0)), dict(saved)
+        question.record.keep("tree", lambda: stage)
+        if self.first_nodes and "nodes" not in saved:
             first = yield from self._first_try().stepwise(question)
             question.lower, nodes = np.array([case.lower for case in first.cases]), first.nodes
             if question.answered or question.left_s <= 0:
                 return first
-        self._attack(question)
-        if not question.answered:
-            self._look_closer(question)
-        yield
+        if "nodes" not in saved:
+            self._attack(question)
+            if not question.answered:
+                self._look_closer(question)
+            yield
+        question.record.keep("race", dict)  # the first try is over: its tree is of no more use
+        stage["nodes"] = np.array(nodes)
         last = yield from self.phases.stepwise(question)
         return replace(last, nodes=nodes + last.nodes)
 
@@ -106,7 +111,11 @@ class BranchAndBound(Search):
         stop = 0.0 if question.gap is None else -np.inf
         cases = [question.cases[i] for i in chosen]
         limit = None if np.isinf(question.left_s) else question.left_s / 4
-        results = self.attack.attack_all(question.net, cases, start=question.starts, stop=stop, time_limit_s=limit)
+        results: tuple[AttackResult, ...] = ()
+        with question.interrupt.released():
+            results = self.attack.attack_all(question.net, cases, start=question.starts, stop=stop, time_limit_s=limit)
+        if not results:  # interrupted
+            return
         for i, result in sorted(zip(chosen, results, strict=True), key=lambda pair: float(pair[1].slack)):
             if result.slack <= 0 if question.gap is None else result.slack < question.best:
                 question.offer(int(i), result.x)
@@ -120,7 +129,9 @@ class BranchAndBound(Search):
             columns += count
         if self.closer is None or not 0 < entries <= LARGEST_CLOSER or question.left_s <= 0:
             return
-        tighter = compute_bounds(question.net, question.region, self.closer)
+        tighter = question.bounds
+        with question.interrupt.released():
+            tighter = compute_bounds(question.net, question.region, self.closer)
         question.bounds = question.bounds.intersect(tighter)
         if tighter.solver_trusted:
             question.spare = max(question.spare, trusted_allowance(question.region, [question.bounds]))

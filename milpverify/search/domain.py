@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from milpverify.bounds.nodes import Multipliers
+from milpverify.errors import CheckpointError
 
 FIRST_ROOM = 256  # nodes a pool has room for before it grows
 
@@ -44,6 +45,10 @@ class Nodes:
     def __getitem__(self, index: Any) -> Nodes:
         return Nodes(*(getattr(self, part.name)[index] for part in fields(self)))
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All fields by name, as `saved_nodes` takes them."""
+        return {name: getattr(self, name) for name in _NAMES}
+
     @property
     def multipliers(self) -> Multipliers:
         """alpha, beta, theta and mu."""
@@ -71,6 +76,27 @@ class Nodes:
         l[index, neuron] = 0.0
         u[n + index, neuron] = 0.0
         return replace(both, l=l, u=u, depth=both.depth + 1)
+
+
+def saved_nodes(arrays: Mapping[str, np.ndarray], like: Nodes) -> Nodes:
+    """Nodes from the arrays of `Nodes.arrays`.
+
+    Args:
+        arrays: By name; others are ignored.
+        like: Nodes of the problem that they must fit.
+
+    Raises:
+        CheckpointError: If they do not.
+    """
+    nodes = Nodes(*(arrays[name] for name in _NAMES))
+    for name, now in like.arrays().items():
+        then = arrays[name]
+        if then.shape[1:] != now.shape[1:] or then.dtype != now.dtype or len(then) != len(nodes):
+            raise CheckpointError(
+                f"checkpoint: {name} of the saved nodes is {then.dtype} of shape {then.shape}, expected {now.dtype} of "
+                f"(..., {', '.join(map(str, now.shape[1:]))}). It is another program's; begin again without it."
+            )
+    return nodes
 
 
 class Pool:

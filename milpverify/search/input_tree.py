@@ -30,7 +30,7 @@ from milpverify.attack.method import Attack
 from milpverify.attack.pgd import Pgd
 from milpverify.bounds.box_forms import BoxBounds, bound_boxes
 from milpverify.errors import OptionError
-from milpverify.search.boxes import Boxes, OpenBoxes, halves, middle
+from milpverify.search.boxes import Boxes, OpenBoxes, halves, middle, saved_boxes
 from milpverify.search.clipping import clip_boxes
 from milpverify.search.outside import outside
 from milpverify.search.phases import PhaseSplits
@@ -139,16 +139,29 @@ class _Tree:
         self.waiting = OpenBoxes(first)
         if done.all() or question.decided:
             self.waiting.pop(1)
+        saved = question.record.take("boxes")
+        if saved:
+            self.waiting = OpenBoxes(saved_boxes(saved, first))
+            self.proven, self.stuck = saved["proven"].copy(), saved["stuck"].copy()
+            self.nodes, self.batches = int(saved["nodes"]), int(saved["batches"])
+        question.record.keep("boxes", self.state)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The boxes still open, the bounds at which others were closed, and the counts; between two batches."""
+        counts = {"nodes": np.array(self.nodes), "batches": np.array(self.batches)}
+        boxes = self.waiting.everything().arrays()
+        return {"proven": self.proven.copy(), "stuck": self.stuck.copy(), **counts, **boxes}
 
     def stepwise(self) -> Steps:
         question, options = self.question, self.options
-        if self.waiting.count:
+        if self.waiting.count and not self.batches:
             self._first_points()
         while self.waiting.count and not question.decided and question.left_s > 0:
             if self.batches == options.patience and options.attack is not None:
                 self.probe.attack(options.attack, self.waiting.everything().cases)
             self._step(self._next())
             self._tell()
+            question.record.tick()
             yield
         self._tell(last=True)
         return self._answer()

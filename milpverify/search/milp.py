@@ -113,7 +113,7 @@ class MILP(Search):
         def listen(progress: MipProgress) -> bool:
             if q.tell is not None:
                 q.tell(TreeProgress(progress.nodes, left, progress.dual_bound, q.best, "milp"))
-            return bool(q.settled[i]) or q.decided
+            return bool(q.settled[i]) or q.decided or q.interrupt.pending
 
         if q.gap is None:
             return decide(

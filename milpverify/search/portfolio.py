@@ -10,7 +10,7 @@ import numpy as np
 from milpverify.errors import OptionError
 from milpverify.search.branch_and_bound import BranchAndBound
 from milpverify.search.milp import MILP
-from milpverify.search.question import Answer, CaseAnswer, Question, Search
+from milpverify.search.question import Answer, CaseAnswer, Question, Search, answers_arrays, saved_answers
 
 GROWTH = 2.0  # of a turn from one to the next
 
@@ -38,8 +38,9 @@ class Portfolio(Search):
             raise OptionError("Portfolio: first_turn_s must be positive, and most_unstable not negative.")
 
     def run(self, question: Question) -> Answer:
-        steps, turn = self.tree.stepwise(question), self.first_turn_s
-        told: dict[int, CaseAnswer] = {}
+        told, turn = _told_before(question), self.first_turn_s
+        question.record.keep("told", lambda: _told_arrays(told))
+        steps = self.tree.stepwise(question)
         while True:
             ends = time.monotonic() + turn
             while time.monotonic() < ends:
@@ -71,6 +72,18 @@ class Portfolio(Search):
         stuck = [case for i, case in enumerate(tree.cases) if case.reason and not case.timed_out and i not in told]
         if stuck and question.left_s > 0 and not question.decided:
             self._programs(question, told, min(question.left_s, 1e9))
+
+
+def _told_before(question: Question) -> dict[int, CaseAnswer]:
+    """What the solver told an earlier call: those cases are settled, and the saved tree has dropped them."""
+    found = question.record.take("told")
+    told = dict(zip(found["case"].tolist(), saved_answers(found), strict=True)) if found else {}
+    question.settled[list(told)] = True
+    return told
+
+
+def _told_arrays(told: dict[int, CaseAnswer]) -> dict[str, np.ndarray]:
+    return {"case": np.array(list(told), dtype=int), **answers_arrays(list(told.values()))}
 
 
 def _limited(question: Question, seconds: float) -> Question:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from milpverify.attack.method import Attack, Slack
+from milpverify.attack.method import Attack, AttackResult, Slack
 from milpverify.search.question import Question
 
 RETRIES = 20  # replays, per case, of points whose slack floats take for no lower than that of a point refused before
@@ -84,9 +84,13 @@ class Probe:
         question, open_ = self.question, np.flatnonzero(still)
         limit = None if math.isinf(question.left_s) else SHARE_S * question.left_s
         stop = 0.0 if question.gap is None else -math.inf
-        results = attack.attack_all(
-            question.net, [question.cases[i] for i in open_], start=question.starts, stop=stop, time_limit_s=limit
-        )
+        results: tuple[AttackResult, ...] = ()
+        with question.interrupt.released():
+            results = attack.attack_all(
+                question.net, [question.cases[i] for i in open_], start=question.starts, stop=stop, time_limit_s=limit
+            )
+        if not results:  # interrupted
+            return
         meant = np.zeros((len(open_), len(still)), dtype=bool)
         meant[np.arange(len(open_)), open_] = True
         self.look(np.stack([result.x for result in results]), meant)

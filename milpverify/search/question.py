@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -18,6 +18,8 @@ import numpy as np
 
 from milpverify.network.graph import Bounds, Network
 from milpverify.proof.evidence import How
+from milpverify.search.interrupt import Interrupt
+from milpverify.search.record import Record
 from milpverify.spec.property import Case
 from milpverify.spec.regions import Region
 
@@ -65,6 +67,8 @@ class Question:
         ends: When to stop, on `time.monotonic`'s clock.
         tell: Told where the search stands, now and then.
         settled: Cases that another search at work on the same question has answered, shape (n_cases,): leave them.
+        interrupt: Ctrl-C, which ends the search as the end of its time does.
+        record: What the search would need to go on, and what an earlier call left.
 
     A search may tighten `bounds` and raise `lower` as it goes; points may be offered from several threads.
     """
@@ -85,6 +89,8 @@ class Question:
     ends: float = math.inf
     tell: Callable[[TreeProgress], None] | None = None
     settled: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    record: Record = field(default_factory=Record)
 
     def __post_init__(self) -> None:
         self.settled = np.zeros(len(self.cases), dtype=bool)
@@ -93,7 +99,7 @@ class Question:
     @property
     def left_s(self) -> float:
         """Seconds until the end, at least 0."""
-        return max(0.0, self.ends - time.monotonic())
+        return 0.0 if self.interrupt.pending else max(0.0, self.ends - time.monotonic())
 
     @property
     def decided(self) -> bool:
@@ -177,6 +183,26 @@ def trusted_allowance(region: Region, bounds: Sequence[Bounds]) -> float:
     """
     sides = [region.lower, region.upper, *(side for some in bounds for side in (*some.lower, *some.upper))]
     return TOLERANCE * float(max(1.0, *(np.abs(side).max(initial=0.0) for side in sides)))
+
+
+def answers_arrays(cases: Sequence[CaseAnswer]) -> dict[str, np.ndarray]:
+    """Closed answers as `saved_answers` takes them."""
+    return {
+        "lower": np.array([case.lower for case in cases], dtype=np.float64),
+        "holds": np.array([case.holds for case in cases], dtype=bool),
+        "solver_trusted": np.array([case.solver_trusted for case in cases], dtype=bool),
+        "needed": np.array([case.needed for case in cases], dtype=np.float64),
+        "how": np.array([case.how for case in cases], dtype=str),
+    }
+
+
+def saved_answers(arrays: Mapping[str, np.ndarray]) -> tuple[CaseAnswer, ...]:
+    """Answers from the arrays of `answers_arrays`; others are ignored."""
+    columns = (arrays[name].tolist() for name in ("lower", "holds", "solver_trusted", "needed", "how"))
+    return tuple(
+        CaseAnswer(lower, holds, trusted, needed=needed, how=how)
+        for lower, holds, trusted, needed, how in zip(*columns, strict=True)
+    )
 
 
 Steps: TypeAlias = Generator[None, None, Answer]

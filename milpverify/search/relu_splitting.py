@@ -11,6 +11,7 @@ import numpy as np
 from milpverify.errors import OptionError
 from milpverify.search.bounding import Ascending, Programs
 from milpverify.search.question import Answer, CaseAnswer, Question, Search, Steps, TreeProgress, best_answer, driven
+from milpverify.search.record import State, bounds_arrays, put_under, saved_bounds, taken_from
 from milpverify.search.relu_tree import ReluTree
 
 TELL_S = 0.2
@@ -67,8 +68,11 @@ class ReluSplitting(Search):
         needed = _dense_bytes(question)
         if needed > self.budget_bytes:
             return _declined(question, TOO_LARGE.format(needed / 1e9))
-        trees = [tree for way in self._ways() for tree in [self._tree(question, way)]]
-        race = Race(trees, question)
+        found = question.record.take("race")
+        if found:
+            question.bounds = saved_bounds(found)  # those that the saved trees were made on
+        states = [taken_from(f"tree{i}", found) for i in range(len(self._ways()))]
+        race = Race([self._tree(question, *pair) for pair in zip(self._ways(), states, strict=True)], question)
         yield from race.run(np.inf if self.node_limit is None else self.node_limit)
         return race.answer()
 
@@ -78,10 +82,10 @@ class ReluSplitting(Search):
             return [(self.ascents, self.programs)]
         return [(self.ascents, self.programs), (None, self.programs)]
 
-    def _tree(self, question: Question, way: tuple[Ascending | None, Programs | None]) -> ReluTree:
+    def _tree(self, question: Question, way: tuple[Ascending | None, Programs | None], found: State) -> ReluTree:
         return ReluTree(
             question, *way, plane_steps=self.plane_steps, root_steps=self.root_steps, refresh=self.refresh,
-            budget_bytes=self.budget_bytes,
+            budget_bytes=self.budget_bytes, found=found,
         )  # fmt: skip
 
 
@@ -89,8 +93,17 @@ class Race:
     """Trees on one question in turns. What one closes the others drop."""
 
     def __init__(self, trees: list[ReluTree], question: Question) -> None:
-        self._trees, self._question = trees, question
+        self._trees, self._question, self._bounds = trees, question, question.bounds
         self._told = time.monotonic()
+        question.record.keep("race", self.state)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The trees that have begun, and the bounds that all were made on."""
+        state = bounds_arrays(self._bounds)
+        for i, tree in enumerate(self._trees):
+            if tree.begun:
+                state.update(put_under(f"tree{i}", tree.state()))
+        return state
 
     def run(self, most_nodes: float) -> Iterator[None]:
         """Grow the trees until one has answered, or all have grown so many nodes."""
@@ -107,6 +120,7 @@ class Race:
             if len(running) > 1:
                 weight = self._weights()
             self._tell()
+            self._question.record.tick()
             yield
 
     def _weights(self) -> list[float]:

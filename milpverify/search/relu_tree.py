@@ -18,9 +18,10 @@ from milpverify.bounds.problem import DualProblem
 from milpverify.bounds.small import folded_rows, small_problem
 from milpverify.search.bounding import Ascending, Programs
 from milpverify.search.branching import ranked
-from milpverify.search.domain import Nodes, Pool
+from milpverify.search.domain import Nodes, Pool, saved_nodes
 from milpverify.search.planes import root_planes
 from milpverify.search.question import Answer, CaseAnswer, Question
+from milpverify.search.record import State
 
 LAST_STEPS = 200  # of the ascent on a node without free neurons
 LATE, LIMIT = "time ran out in the tree", "the tree's limit of nodes was reached"
@@ -35,6 +36,7 @@ class ReluTree:
         ascents: Bounds the nodes; None to bound them by `programs`.
         programs: LPs for nodes, or only for those without free neurons where there are ascents; None for no LP at all.
         plane_steps, root_steps, refresh, budget_bytes: As of `ReluSplitting`.
+        found: What `state` gave of a tree on the same question and the same bounds: to go on from; None to begin.
     """
 
     def __init__(
@@ -47,16 +49,21 @@ class ReluTree:
         root_steps: int,
         refresh: int,
         budget_bytes: int,
+        found: State | None = None,
     ) -> None:
         self._question, self._refresh, self._root_steps = question, refresh, root_steps
-        self._open_cases = np.sort(question.open)
+        found = found or {}
+        self._open_cases = found.get("open_cases", np.sort(question.open))
         self._closed_lower = np.where(question.closed(question.lower), question.lower, np.inf)
         self._stuck_lower = np.full(len(question.cases), np.inf)
-        self.count = 0
+        self.count, self.begun = 0, bool(found)
         self._problem = self._condensed()
         self._rows_of = self._own_rows()
         self._planed: dict[int, NodeProblem] = {}
-        if plane_steps and ascents and self._problem.n_neurons and len(self._open_cases):
+        if found and len(found["planes"]):
+            problems = [self._problem.with_planes(np.arange(self._problem.n_neurons), P) for P in found["planes"]]
+            self._planed = dict(zip(self._open_cases.tolist(), problems, strict=True))
+        elif not found and plane_steps and ascents and self._problem.n_neurons and len(self._open_cases):
             self._planed = self._with_planes(plane_steps)
         self._ascents = ascents or Ascending()
         self._programs = None if programs is None else programs.started(self._problem)
@@ -64,6 +71,10 @@ class ReluTree:
         root = self._root()
         self._pool = Pool(root, budget_bytes)
         self._start = root  # open until what came of them is in the pool
+        if found:
+            self._closed_lower, self._stuck_lower = found["closed_lower"].copy(), found["stuck_lower"].copy()
+            self.count, self._start = int(found["count"]), root[:0]
+            self._pool.push(saved_nodes(found, root))
 
     def _condensed(self) -> NodeProblem:
         q = self._question
@@ -109,10 +120,10 @@ class ReluTree:
     def grow(self) -> Iterator[None]:
         """Search, some nodes at a time, until answered, out of time, or nothing is open."""
         root = self._start
-        if not len(root):
-            return
-        self._take_in(self._programmed(root) if self._by_programs else self._ascended(root, self._root_steps))
-        self._start = root[:0]
+        if len(root):
+            self._take_in(self._programmed(root) if self._by_programs else self._ascended(root, self._root_steps))
+            self._start = root[:0]
+            self.begun = True
         while len(self._pool) and not self._question.decided and self._question.left_s > 0:
             yield
             nodes = self._still_open(self._pool.pop(1 if self._by_programs else self._ascents.batch))
@@ -207,6 +218,15 @@ class ReluTree:
             l[node, place + span.start] = np.maximum(l[node, place + span.start], low)
             u[node, place + span.start] = np.minimum(u[node, place + span.start], high)
         return replace(nodes, l=l, u=u)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What `found` takes. All open nodes are in it; call it between two steps of `grow`."""
+        nodes = Nodes.concat([self._pool.all(), self._start])
+        planes = np.array([self._planed[case].planes.P for case in self._open_cases.tolist() if self._planed])
+        return {
+            "open_cases": self._open_cases, "closed_lower": self._closed_lower, "stuck_lower": self._stuck_lower,
+            "count": np.array(self.count), "planes": planes, **nodes.arrays(),
+        }  # fmt: skip
 
     @property
     def n_open(self) -> int:

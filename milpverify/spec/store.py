@@ -12,6 +12,7 @@ Floats are written so that they read back the same; infinite clip entries as "in
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from fractions import Fraction
@@ -65,6 +66,18 @@ def read_property(path: Path) -> Property:
         raise PropertyError(
             f"load_property: {path} does not hold a property as `save` writes it ({type(error).__name__}: {error})."
         ) from None
+
+
+def property_fingerprint(prop: Property) -> str:
+    """SHA-256 of all that the property asks, names of cases included, as hex text.
+
+    Raises:
+        PropertyError: If a region is of a type that cannot be saved.
+    """
+    document = _document(prop)
+    for remark in ("name", "label"):
+        document.pop(remark)
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()
 
 
 def write_whole(path: Path, content: bytes) -> None:

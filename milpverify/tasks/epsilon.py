@@ -53,8 +53,9 @@ def minimum_epsilon(
         on_progress: Called as the work goes on.
 
     Returns:
-        The bracket. An infinite upper side means that no adversarial input was found; with lower = eps_max, that none
-        is nearer than that: by bounds, or on a solver's word with the tolerance that `verify` asks for.
+        The bracket; after Ctrl-C, as it is by then. An infinite upper side means that no adversarial input was found;
+        with lower = eps_max, that none is nearer than that: by bounds, or on a solver's word with the tolerance that
+        `verify` asks for.
 
     Raises:
         PropertyError: If label or targets do not fit the network.
@@ -73,14 +74,16 @@ def minimum_epsilon(
     unsafe = _unsafe_sets(net, ball(point, 0.0, clip=clip), label, targets, as_largest)
     state = RadiusState(net, ball(point, reach, clip=clip), unsafe, clock, method or Radius(), reach=reach)
     if state.offer(state.property_at(0.0), point) is None:
-        _by_attack(state)
-        _by_bounds(state)
-        by_tree(state)
-        by_programs(state)
+        with clock.interrupt:
+            _by_attack(state)
+            _by_bounds(state)
+            by_tree(state)
+            by_programs(state)
     lower = min(state.lower, state.upper)
     return Bracket(
         lower, state.upper, state.lower_grade, None if state.witness is None else Grade.REPLAYED, "x", state.witness,
-        state.timed_out, clock.seconds, net.approximations,
+        state.timed_out and not clock.interrupt.pending, clock.seconds, net.approximations,
+        state.timed_out and clock.interrupt.pending,
     )  # fmt: skip
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from milpverify.attack.method import Attack, centre
+from milpverify.attack.method import Attack, AttackResult, centre
 from milpverify.bounds.method import BoundMethod
 from milpverify.errors import OptionError, PropertyError
 from milpverify.network.graph import Network
 from milpverify.proof.evidence import Bracket, Grade, Witness
 from milpverify.proof.replay import into_region, replay
+from milpverify.search.checkpoint import Checkpoint, CheckpointFile
 from milpverify.search.milp import MILP
 from milpverify.search.portfolio import Portfolio
 from milpverify.search.question import Question, Search
 from milpverify.spec.property import Case, Property
-from milpverify.tasks.prepare import Prepared, check_fit, first_attack, prepare
+from milpverify.tasks.prepare import Prepared, check_fit, first_attack, open_checkpoint, prepare
 from milpverify.tasks.progress import Clock, OnProgress
 
 __all__ = ["LeastSlack", "Minimiser", "is_reached", "least_slack", "margin_with_needed", "worst_margin"]
@@ -98,6 +100,7 @@ def worst_margin(
     time_limit_s: float | None = None,
     method: Minimiser | Search | None = None,
     on_progress: OnProgress | None = None,
+    checkpoint: Checkpoint | Path | str | None = None,
 ) -> Bracket:
     """The least slack min_x max_i (C_i y - d_i) over all cases: the worst margin, for a robustness property.
 
@@ -111,18 +114,22 @@ def worst_margin(
         time_limit_s: Wall time; the bracket reached by then is returned.
         method: `Minimiser()` when None; a search alone, such as `BranchAndBound()`, stands in for its own.
         on_progress: Called as the work goes on.
+        checkpoint: A file that the search is saved to, and gone on from if it exists; None for none.
 
     Returns:
-        The bracket, in units of y.
+        The bracket, in units of y; after Ctrl-C, as it is by then.
 
     Raises:
         PropertyError: If the property does not fit the network, or a case has no output constraint.
         OptionError: If the time limit is not positive.
+        CheckpointError: If the checkpoint is damaged, another question's, or no checkpoint.
 
     Source:
         Tjeng, Xiao & Tedrake 2019, section 3 (the worst-case margin as an optimum).
     """
-    return margin_with_needed(net, prop, time_limit_s=time_limit_s, method=method, on_progress=on_progress).bracket
+    return margin_with_needed(
+        net, prop, time_limit_s=time_limit_s, method=method, on_progress=on_progress, checkpoint=checkpoint
+    ).bracket
 
 
 def margin_with_needed(
@@ -132,15 +139,33 @@ def margin_with_needed(
     time_limit_s: float | None = None,
     method: Minimiser | Search | None = None,
     on_progress: OnProgress | None = None,
+    checkpoint: Checkpoint | Path | str | None = None,
 ) -> LeastSlack:
     """`worst_margin`, and how large its lower side must be to prove the property; arguments and errors are the same."""
     clock = Clock("worst_margin", time_limit_s, on_progress)
     check_fit("worst_margin", net, prop)
-    how, prepared = Minimiser.of(method), []
-    for cases in prop.groups():
-        clock.tell("bounds", cases[0].name)
-        prepared.append(prepare(net, cases, how.bounds, ascend=isinstance(how.search, MILP)))
-    return least_slack(prepared, clock, how)
+    for case in prop.cases:
+        if not len(case.unsafe.d):
+            raise PropertyError(f"worst_margin: case {case.name!r} has no output constraint, so it has no margin.")
+    how = Minimiser.of(method)
+    file = open_checkpoint(checkpoint, net, prop, "worst_margin", how)
+    with clock.interrupt:
+        prepared = []
+        for cases in prop.groups():
+            clock.tell("bounds", cases[0].name)
+            with clock.interrupt.released():
+                prepared.append(prepare(net, cases, how.bounds, ascend=isinstance(how.search, MILP)))
+        if len(prepared) < len(prop.groups()):  # interrupted: nothing is known of the rest
+            return LeastSlack(nothing_known(net, clock))
+        return least_slack(prepared, clock, how, file)
+
+
+def nothing_known(net: Network, clock: Clock) -> Bracket:
+    """The bracket of a margin after Ctrl-C before there were bounds."""
+    return Bracket(
+        -math.inf, math.inf, None, None, "y", seconds=clock.seconds, approximations=net.approximations,
+        interrupted=True,
+    )  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -160,17 +185,18 @@ class _Best:
         return point.replay.slack_upper
 
 
-def least_slack(groups: list[Prepared], clock: Clock, method: Minimiser) -> LeastSlack:
-    """The least slack over prepared regions, to the gap of `method`."""
+def least_slack(
+    groups: list[Prepared], clock: Clock, method: Minimiser, file: CheckpointFile | None = None
+) -> LeastSlack:
+    """The least slack over prepared regions, all with output constraints, to the gap of `method`."""
     best = _Best()
     for prepared in groups:
-        for case in prepared.cases:
-            if not len(case.unsafe.d):
-                raise PropertyError(f"worst_margin: case {case.name!r} has no output constraint, so it has no margin.")
         _first_points(prepared, clock, method, best)
     lower, grades, needed, timed_out = math.inf, set(), 0.0, False
-    for prepared in sorted(groups, key=lambda p: float(p.lower.min())):
-        answer = method.search.run(_question(prepared, best, clock, method))
+    for number in sorted(range(len(groups)), key=lambda i: float(groups[i].lower.min())):
+        prepared = groups[number]
+        question, positions = _question(prepared, best, clock, method), list(range(len(prepared.cases)))
+        answer = method.search.run(question) if file is None else file.run(method.search, question, number, positions)
         for found in answer.cases:
             lower, needed = min(lower, found.lower), max(needed, found.needed)
             timed_out = timed_out or found.timed_out
@@ -178,8 +204,9 @@ def least_slack(groups: list[Prepared], clock: Clock, method: Minimiser) -> Leas
     lower = min(lower, best.slack)
     bracket = Bracket(
         lower, best.slack, Grade.weakest(grades) if math.isfinite(lower) else None,
-        None if best.witness is None else Grade.REPLAYED, "y", best.witness, timed_out, clock.seconds,
-        groups[0].net.approximations,
+        None if best.witness is None else Grade.REPLAYED, "y", best.witness,
+        timed_out and not clock.interrupt.pending, clock.seconds, groups[0].net.approximations,
+        timed_out and clock.interrupt.pending,
     )  # fmt: skip
     return LeastSlack(bracket, needed)
 
@@ -207,8 +234,10 @@ def _first_points(prepared: Prepared, clock: Clock, method: Minimiser, best: _Be
     clock.tell("attack", prepared.cases[order[0]].name, unstable=prepared.n_unstable)
     limit = None if math.isinf(clock.left) else clock.left / 4
     chosen = [prepared.cases[i] for i in order[:WORST]]
-    results = method.attack.attack_all(net, chosen, start=prepared.starts, stop=-math.inf, time_limit_s=limit)
-    for case, result in sorted(zip(chosen, results, strict=True), key=lambda pair: float(pair[1].slack)):
+    results: tuple[AttackResult, ...] = ()
+    with clock.interrupt.released():
+        results = method.attack.attack_all(net, chosen, start=prepared.starts, stop=-math.inf, time_limit_s=limit)
+    for case, result in sorted(zip(chosen, results, strict=bool(results)), key=lambda pair: float(pair[1].slack)):
         if result.slack < best.slack:
             best.offer(net, case, result.x)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +15,6 @@ from milpverify.search.milp import case_program, decide, minimise
 from milpverify.spec.property import Property
 from milpverify.spec.regions import L1Ball, L2Ball, LinfBall
 from milpverify.tasks.prepare import Prepared, prepare
-from milpverify.tasks.progress import Clock
 from milpverify.tasks.radius import RadiusState
 
 FAR = 8.0  # times the proven radius: beyond that, bounds at the attacked radius are not worth their time
@@ -69,12 +69,13 @@ def _decided(state: RadiusState, eps: float) -> bool:
         state.prove(eps, prepared.grade)
         return True
     slice_s = max(min(TREE_S, TREE_SHARE * state.clock.left), 1e-3)
+    part = state.clock.part(slice_s, lambda p: replace(p, what="radius", lower=state.lower, upper=state.upper))
 
     def replay(i: int, x: np.ndarray) -> float:
         witness = state.offer(prop, x, prop.cases[i].name)
         return math.inf if witness is None else witness.replay.slack_upper
 
-    answer = state.method.tree.run(prepared.question(replay, Clock("", slice_s)))
+    answer = state.method.tree.run(prepared.question(replay, part))
     if all(case.holds for case in answer.cases):
         trusted = any(case.solver_trusted for case in answer.cases)
         state.prove(eps, Grade.SOLVER_TRUSTED if trusted else prepared.grade)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from milpverify import __version__
 from milpverify.attack.pgd import Pgd
 from milpverify.bounds.backward import Crown, FastLin
 from milpverify.bounds.compute import compute_bounds
@@ -17,9 +19,11 @@ from milpverify.bounds.slopes import AlphaCrown, KappaCrown
 from milpverify.errors import PropertyError
 from milpverify.network.graph import Bounds, Network
 from milpverify.proof.evidence import Grade
+from milpverify.search.checkpoint import Checkpoint, CheckpointFile
 from milpverify.search.question import Question, Replay, trusted_allowance
 from milpverify.spec.property import Case, Property
 from milpverify.spec.regions import Region
+from milpverify.spec.store import property_fingerprint
 from milpverify.tasks.progress import Clock
 
 LARGEST_SEARCH = 5e6  # inputs of unstable neurons, times rows: some seconds
@@ -59,9 +63,7 @@ class Prepared:
         """What `lower` rests on."""
         return Grade.SOLVER_TRUSTED if self.bounds.solver_trusted else Grade.BOUND_ROUNDED
 
-    def question(
-        self, replay: Replay, clock: Clock, gap: float | None = None, relative_gap: float = 0.0
-    ) -> Question:
+    def question(self, replay: Replay, clock: Clock, gap: float | None = None, relative_gap: float = 0.0) -> Question:
         """What a search is asked about these cases.
 
         Args:
@@ -72,7 +74,7 @@ class Prepared:
         spare = trusted_allowance(self.region, [self.bounds]) if self.bounds.solver_trusted else 0.0
         question = Question(
             self.net, self.region, self.cases, self.bounds, self.lower.copy(), replay, gap, relative_gap, spare,
-            self.starts, ends=time.monotonic() + clock.left,
+            self.starts, ends=time.monotonic() + clock.left, interrupt=clock.interrupt,
         )  # fmt: skip
         name = self.cases[0].name if len(self.cases) == 1 else f"{len(self.cases)} cases"
         question.tell = clock.search_listener(name, self.n_unstable)
@@ -84,9 +86,7 @@ def first_attack() -> Pgd:
     return Pgd(steps=20, restarts=4, rounds=1, samples=4096)
 
 
-def prepare(
-    net: Network, cases: Sequence[Case], method: BoundMethod | None = None, *, ascend: bool = True
-) -> Prepared:
+def prepare(net: Network, cases: Sequence[Case], method: BoundMethod | None = None, *, ascend: bool = True) -> Prepared:
     """Bound one region for its cases.
 
     The rows are bounded with the slopes of CROWN and of Fast-Lin; where neither decides, by an ascent of slopes and
@@ -127,6 +127,26 @@ def few_unstable(net: Network, bounds: Bounds, rows: int = 1) -> bool:
         entries += count * columns
         columns += count
     return 0 < entries * rows <= LARGEST_SEARCH
+
+
+def open_checkpoint(
+    checkpoint: Checkpoint | Path | str | None, net: Network, prop: Property, question: str, method: object
+) -> CheckpointFile | None:
+    """The checkpoint of a question, read if it exists; None where none is asked for.
+
+    Raises:
+        CheckpointError: If it is damaged, another question's, or no checkpoint.
+    """
+    if checkpoint is None:
+        return None
+    asked = {
+        "program": __version__,
+        "network": net.fingerprint,
+        "property": property_fingerprint(prop),
+        "question": question,
+        "options": repr(method),
+    }
+    return CheckpointFile(Checkpoint.of(checkpoint), asked)
 
 
 def check_fit(who: str, net: Network, prop: Property) -> None:

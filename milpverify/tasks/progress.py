@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from milpverify.errors import OptionError
 from milpverify.program.solver import MipProgress
+from milpverify.search.interrupt import Interrupt
 from milpverify.search.question import TreeProgress
 
 
@@ -53,10 +54,22 @@ OnProgress = Callable[[Progress], None]
 
 
 class Clock:
-    """Time since a task began, against its limit."""
+    """Time since a task began, against its limit; Ctrl-C (`interrupt`) ends it too."""
 
-    def __init__(self, who: str, time_limit_s: float | None, on_progress: OnProgress | None = None) -> None:
+    def __init__(
+        self,
+        who: str,
+        time_limit_s: float | None,
+        on_progress: OnProgress | None = None,
+        interrupt: Interrupt | None = None,
+    ) -> None:
         """Start the clock.
+
+        Args:
+            who: Whose, for errors.
+            time_limit_s: None for no limit.
+            on_progress: Who is told; a KeyboardInterrupt it raises counts as Ctrl-C.
+            interrupt: Of the task that this one is a part of.
 
         Raises:
             OptionError: If the limit is not a positive number of seconds.
@@ -69,6 +82,7 @@ class Clock:
         self._began = time.monotonic()
         self._limit = limit
         self._on_progress = on_progress
+        self.interrupt = interrupt or Interrupt()
 
     @property
     def seconds(self) -> float:
@@ -78,7 +92,7 @@ class Clock:
     @property
     def left(self) -> float:
         """Seconds until the limit, at least 0."""
-        return max(0.0, self._limit - self.seconds)
+        return 0.0 if self.interrupt.pending else max(0.0, self._limit - self.seconds)
 
     @property
     def out(self) -> bool:
@@ -95,8 +109,19 @@ class Clock:
         left: int | None = None,
     ) -> None:
         """Report to whoever listens."""
+        self._tell(Progress(stage, what, self.seconds, lower, upper, unstable, left))
+
+    def part(self, time_limit_s: float | None, seen: Callable[[Progress], Progress]) -> Clock:
+        """The clock of a part of the task.
+
+        Args:
+            time_limit_s: Of the part.
+            seen: What the part tells, as the task tells it; the seconds become the task's own.
+        """
+        listener = None
         if self._on_progress is not None:
-            self._on_progress(Progress(stage, what, self.seconds, lower, upper, unstable, left))
+            listener = lambda p: self._tell(replace(seen(p), seconds=self.seconds))  # noqa: E731
+        return Clock("", time_limit_s, listener, self.interrupt)
 
     def search_listener(self, what: str, unstable: int) -> Callable[[TreeProgress], None] | None:
         """A callback for a search that reports through this clock; None where nobody listens."""
@@ -105,8 +130,14 @@ class Clock:
         return lambda p: self._heard(p, what, unstable)
 
     def _heard(self, p: TreeProgress, what: str, unstable: int) -> None:
-        assert self._on_progress is not None
-        self._on_progress(Progress(p.how, what, self.seconds, p.lower, p.upper, unstable, None, p.nodes, p.open))
+        self._tell(Progress(p.how, what, self.seconds, p.lower, p.upper, unstable, None, p.nodes, p.open))
+
+    def _tell(self, progress: Progress) -> None:
+        if self._on_progress is not None:
+            try:
+                self._on_progress(progress)
+            except KeyboardInterrupt:
+                self.interrupt.pending = True
 
     def mip_listener(self, what: str, unstable: int, left: int | None = None) -> Callable[[MipProgress], None] | None:
         """A callback for a MIP solver that reports through this clock; None where nobody listens."""

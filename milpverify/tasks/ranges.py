@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from milpverify.network.graph import Network
 from milpverify.proof.evidence import Bracket
 from milpverify.spec.property import Case, Polyhedron
 from milpverify.spec.regions import Region
-from milpverify.tasks.margin import LeastSlack, Minimiser, is_reached, least_slack
+from milpverify.tasks.margin import LeastSlack, Minimiser, is_reached, least_slack, nothing_known
 from milpverify.tasks.prepare import Prepared, prepare
 from milpverify.tasks.progress import Clock, OnProgress
 
@@ -100,7 +101,8 @@ def output_range(
         for row, name in zip(chosen, names, strict=True)
         for sign, word in ((1.0, "min"), (-1.0, "max"))
     ]
-    found = [slack.bracket for slack in _each(net, cases, clock, method)]
+    with clock.interrupt:
+        found = [slack.bracket for slack in _each(net, cases, clock, method)]
     return tuple(OutputRange(name, found[2 * i], _negated(found[2 * i + 1])) for i, name in enumerate(names))
 
 
@@ -133,7 +135,8 @@ def reachable_classes(
         rows = np.delete(np.eye(net.n_outputs), label, axis=0)
         rows[:, label] = -1.0
         cases.append(Case(region, Polyhedron(rows, np.zeros(len(rows))), f"class {label}"))
-    found = _each(net, cases, clock, method)
+    with clock.interrupt:
+        found = _each(net, cases, clock, method)
     return tuple(ReachableClass(label, slack.bracket, slack.needed) for label, slack in enumerate(found))
 
 
@@ -141,13 +144,17 @@ def _each(net: Network, cases: Sequence[Case], clock: Clock, method: Minimiser |
     """The least slack of every case by itself, on one set of bounds."""
     method = method or Minimiser()
     clock.tell("bounds", cases[0].name)
-    shared = prepare(net, cases, method.bounds)
+    shared: Prepared | None = None
+    with clock.interrupt.released():
+        shared = prepare(net, cases, method.bounds)
+    if shared is None:  # interrupted
+        return [LeastSlack(nothing_known(net, clock)) for _ in cases]
     found = []
     for i, case in enumerate(cases):
         one = Prepared(net, (case,), shared.bounds, shared.lower[i : i + 1], shared.starts)
         left = None if clock.left == float("inf") else max(clock.left / (len(cases) - i), 1e-3)
-        part = Clock("", left, None)
-        clock.tell("milp", case.name, left=len(cases) - i)
+        clock.tell("search", case.name, left=len(cases) - i)
+        part = clock.part(left, partial(replace, left=len(cases) - i))
         found.append(least_slack([one], part, method))
     return found
 
@@ -156,5 +163,5 @@ def _negated(bracket: Bracket) -> Bracket:
     """The bracket of a maximum from that of the negated minimum."""
     return Bracket(
         -bracket.upper, -bracket.lower, bracket.upper_grade, bracket.lower_grade, bracket.unit, bracket.witness,
-        bracket.timed_out, bracket.seconds, bracket.approximations,
+        bracket.timed_out, bracket.seconds, bracket.approximations, bracket.interrupted,
     )  # fmt: skip

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from milpverify.attack.method import Attack, centre
+from milpverify.attack.method import Attack, AttackResult, centre
 from milpverify.bounds.method import BoundMethod
 from milpverify.network.graph import Network
 from milpverify.proof.evidence import CaseReport, Grade, Holds, How, Status, Unknown, Verdict, Violated, Witness
 from milpverify.proof.replay import confirm
+from milpverify.search.checkpoint import Checkpoint, CheckpointFile
 from milpverify.search.milp import MILP
 from milpverify.search.portfolio import Portfolio
 from milpverify.search.question import Search
 from milpverify.spec.property import Case, Property
-from milpverify.tasks.prepare import Prepared, check_fit, first_attack, prepare
+from milpverify.tasks.prepare import Prepared, check_fit, first_attack, open_checkpoint, prepare
 from milpverify.tasks.progress import Clock, OnProgress
 
 ATTACK_SHARE = 0.25  # of the time left, at most, so that the search always gets its turn
@@ -28,6 +29,7 @@ class _CaseState:
     case: Case
     prepared: Prepared
     position: int
+    group: int
     lower: float
     status: Status = "unknown"
     how: How = ""
@@ -74,6 +76,7 @@ def verify(
     method: Verifier | Search | None = None,
     onnx_path: str | Path | None = None,
     on_progress: OnProgress | None = None,
+    checkpoint: Checkpoint | Path | str | None = None,
 ) -> Verdict:
     """Decide whether some input of a property's regions reaches its unsafe set. Exact, within the grade it states.
 
@@ -88,32 +91,47 @@ def verify(
             the default one.
         onnx_path: The network's file: a witness is then replayed by onnxruntime too, where that is installed.
         on_progress: Called as the work goes on.
+        checkpoint: A file that the search is saved to, and gone on from if it exists; None for none.
 
     Returns:
-        Holds, Violated or Unknown.
+        Holds, Violated or Unknown; after Ctrl-C, what is known by then.
 
     Raises:
         PropertyError: If the property does not fit the network.
         OptionError: If the time limit is not positive.
+        CheckpointError: If the checkpoint is damaged, another question's, or no checkpoint.
     """
     clock = Clock("verify", time_limit_s, on_progress)
     check_fit("verify", net, prop)
     method = Verifier.of(method)
+    file = open_checkpoint(checkpoint, net, prop, "verify", method)
+    with clock.interrupt:
+        states = _bounded(net, prop, method, clock)
+        witness = _attack(net, states, method, clock)
+        if witness is None and method.search is not None:
+            witness = _search(net, states, method.search, clock, file)
+    return _verdict(net, prop, states, witness, clock, onnx_path)
+
+
+def _bounded(net: Network, prop: Property, method: Verifier, clock: Clock) -> list[_CaseState]:
+    """All cases with their bounds; only some of them after Ctrl-C."""
     states: list[_CaseState] = []
-    for cases in prop.groups():
+    ascend = method.search is None or isinstance(method.search, MILP)
+    for number, cases in enumerate(prop.groups()):
         clock.tell("bounds", cases[0].name, left=len(prop.cases) - len(states))
         began = clock.seconds
-        prepared = prepare(net, cases, method.bounds, ascend=method.search is None or isinstance(method.search, MILP))
-        group = [_CaseState(case, prepared, i, float(prepared.lower[i])) for i, case in enumerate(cases)]
+        prepared: Prepared | None = None
+        with clock.interrupt.released():
+            prepared = prepare(net, cases, method.bounds, ascend=ascend)
+        if prepared is None:
+            break
+        group = [_CaseState(case, prepared, i, number, float(prepared.lower[i])) for i, case in enumerate(cases)]
         for state in group:
             state.seconds = (clock.seconds - began) / len(group)
             if state.lower > 0:
                 state.status, state.how = "holds", "bounds"
         states.extend(group)
-    witness = _attack(net, states, method, clock)
-    if witness is None and method.search is not None:
-        witness = _search(net, states, method.search, clock)
-    return _verdict(net, states, witness, clock, onnx_path)
+    return states
 
 
 def _attack(net: Network, states: list[_CaseState], method: Verifier, clock: Clock) -> Witness | None:
@@ -131,15 +149,19 @@ def _attack(net: Network, states: list[_CaseState], method: Verifier, clock: Clo
             continue
         clock.tell("attack", group[0].case.name, unstable=prepared.n_unstable, left=len(group))
         limit = None if math.isinf(clock.left) else clock.left * ATTACK_SHARE
-        results = method.attack.attack_all(net, [s.case for s in group], start=prepared.starts, time_limit_s=limit)
-        for state, result in sorted(zip(group, results, strict=True), key=lambda pair: pair[1].slack):
+        results: tuple[AttackResult, ...] = ()
+        with clock.interrupt.released():
+            results = method.attack.attack_all(net, [s.case for s in group], start=prepared.starts, time_limit_s=limit)
+        for state, result in sorted(zip(group, results, strict=bool(results)), key=lambda pair: pair[1].slack):
             witness = confirm(net, state.case, result.x) if result.found else None
             if witness is not None:
                 return _found(state, witness, "attack")
     return None
 
 
-def _search(net: Network, states: list[_CaseState], search: Search, clock: Clock) -> Witness | None:
+def _search(
+    net: Network, states: list[_CaseState], search: Search, clock: Clock, file: CheckpointFile | None
+) -> Witness | None:
     """Decide the open cases, one region at a time, the lowest bound first: where a witness is likeliest."""
     for state in states:
         if state.open and not len(state.case.unsafe.d):
@@ -151,13 +173,15 @@ def _search(net: Network, states: list[_CaseState], search: Search, clock: Clock
             for state in group:
                 state.timed_out, state.reason = True, "time ran out before its turn"
             continue
-        witness = _search_region(net, group, search, clock)
+        witness = _search_region(net, group, search, clock, file)
         if witness is not None:
             return witness
     return None
 
 
-def _search_region(net: Network, group: list[_CaseState], search: Search, clock: Clock) -> Witness | None:
+def _search_region(
+    net: Network, group: list[_CaseState], search: Search, clock: Clock, file: CheckpointFile | None
+) -> Witness | None:
     found: list[tuple[_CaseState, Witness]] = []
 
     def replay(i: int, x: np.ndarray) -> float:
@@ -170,7 +194,8 @@ def _search_region(net: Network, group: list[_CaseState], search: Search, clock:
     began, prepared = clock.seconds, group[0].prepared
     lower = prepared.lower[[state.position for state in group]]
     part = replace(prepared, cases=tuple(state.case for state in group), lower=lower)
-    answer = search.run(part.question(replay, clock))
+    question, positions = part.question(replay, clock), [state.position for state in group]
+    answer = search.run(question) if file is None else file.run(search, question, group[0].group, positions)
     for state, case in zip(group, answer.cases, strict=True):
         state.seconds += (clock.seconds - began) / len(group)
         state.lower = max(state.lower, case.lower)
@@ -189,7 +214,12 @@ def _found(state: _CaseState, witness: Witness, how: How) -> Witness:
 
 
 def _verdict(
-    net: Network, states: list[_CaseState], witness: Witness | None, clock: Clock, onnx_path: str | Path | None
+    net: Network,
+    prop: Property,
+    states: list[_CaseState],
+    witness: Witness | None,
+    clock: Clock,
+    onnx_path: str | Path | None,
 ) -> Verdict:
     reports = tuple(state.report() for state in states)
     if witness is not None:
@@ -198,10 +228,16 @@ def _verdict(
             witness = confirm(net, case, witness.x, onnx_path=onnx_path) or witness
         return Violated(witness, seconds=clock.seconds, cases=reports, approximations=net.approximations)
     open_ = [state for state in states if state.open]
-    if not open_:
+    n_open = len(open_) + len(prop.cases) - len(states)  # Ctrl-C may have come before the bounds of some
+    if not n_open:
         grades = (Grade.SOLVER_TRUSTED if s.solver_trusted else s.prepared.grade for s in states)
         grade = Grade.weakest(grades)
         return Holds(grade=grade, seconds=clock.seconds, cases=reports, approximations=net.approximations)
+    if clock.interrupt.pending:
+        reason = f"interrupted with {n_open} of {len(prop.cases)} cases open"
+        return Unknown(
+            reason=reason, interrupted=True, seconds=clock.seconds, cases=reports, approximations=net.approximations
+        )
     first = next((s for s in open_ if not s.timed_out), open_[0])
     why = first.reason or "no search was asked for"
     name = f"{first.case.name}: " if first.case.name else ""

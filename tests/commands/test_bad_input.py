@@ -116,7 +116,6 @@ BAD = {
     "gap of zero": f"margin {BALL} --gap 0",
     "no end to the search": "epsilon good.onnx --input x.npy",
     "negative eps-max": "epsilon good.onnx --input x.npy --eps-max -1",
-    "no program for the L2 ball": "epsilon good.onnx --input x.npy --eps-max 1 --norm l2",
     "an input in place of the property": "verify good.onnx x.npy",
     "a property in place of the network": "verify good.vnnlib good.onnx",
     "a PyTorch file": "verify model.pt good.vnnlib",

@@ -101,6 +101,33 @@ def test_nothing_is_adversarial_inside_the_minimum_radius(kind: str, ball: type,
         assert least(radius.lower - 1e-4) > -1e-6
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
+@FEW
+@given(seed=seeds)
+def test_l2_radii_lie_between_those_of_the_other_norms_and_nothing_sampled_is_nearer(kind: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    net = NETWORKS[kind](rng)
+    x = rng.uniform(0, 1, net.n_inputs)
+    label = int(np.argmax(net.forward(x)))
+    method = mv.Radius(relative_gap=1e-3)
+    linf, l2, l1 = (
+        mv.minimum_epsilon(net, x, label, ball=ball, clip=(0, 1), method=method)
+        for ball in (mv.LinfBall, mv.L2Ball, mv.L1Ball)
+    )
+    assert linf.lower <= l2.upper * (1 + 1e-9) and l2.lower <= l1.upper * (1 + 1e-9)
+    root = np.sqrt(net.n_inputs) * (1 + 1e-9)
+    assert l2.lower <= root * linf.upper and l1.lower <= root * l2.upper
+    assert (linf.witness is None) == (l2.witness is None)
+    if l2.witness is not None:
+        assert l2.gap <= 1e-6 + 1.001e-3 * l2.upper
+        assert np.linalg.norm(l2.witness.x - x) <= l2.upper
+        assert np.argmax(net.forward(l2.witness.x)) != label or l2.witness.replay.slack_exact <= 0
+    points = rng.normal(size=(2000, net.n_inputs))
+    points *= rng.random((2000, 1)) * min(l2.lower, 10.0) / np.linalg.norm(points, axis=1, keepdims=True)
+    y = net.forward(np.clip(x + points, 0, 1))
+    assert (np.delete(y, label, axis=1).max(axis=1) < y[:, label] + 1e-9).all()
+
+
 @dataclass(frozen=True)
 class StopsOnce(Solver):
     """HiGHS, but its n-th mixed-integer program ends by the time limit with its bound at the optimum."""
