@@ -220,7 +220,7 @@ def test_too_many_disjuncts_are_refused_before_they_are_made(tmp_path: Path) -> 
         ("p.vnnlib", b"(declare-const Y_0 Real)", "declares no X_0"),
         ("p.vnnlib", b"(declare-const X_0 Real)", "declares no Y_0"),
         ("p.vnnlib.gz", b"(declare-const X_0 Real)", "is not gzip-compressed"),
-        ("p.vnnlib.gz", gzip.compress((HEAD + BOX).encode())[:-20], "damaged gzip file"),
+        ("p.vnnlib.gz", gzip.compress((HEAD + BOX).encode(), mtime=0)[:-20], "damaged gzip file"),
     ],
 )
 def test_unreadable_files_are_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
@@ -233,7 +233,7 @@ def test_unreadable_files_are_refused(tmp_path: Path, name: str, content: bytes 
 
 def test_the_network_must_have_the_declared_dimensions(tmp_path: Path) -> None:
     path = tmp_path / "p.vnnlib.gz"
-    path.write_bytes(gzip.compress((HEAD + BOX).encode()))
+    path.write_bytes(gzip.compress((HEAD + BOX).encode(), mtime=0))
     assert read_vnnlib(path, Shape(n_outputs=2)).n_inputs == 2  # type: ignore[arg-type]
     with pytest.raises(VnnlibError, match=r"declares 2 inputs and 2 outputs, the network has 784 \(shape .* and 10"):
         read_vnnlib(path, Shape(784, 10, (1, 28, 28)))  # type: ignore[arg-type]
