@@ -54,7 +54,7 @@ class BranchAndBound(Search):
     most_inputs: int = 20
     few_neurons: int = 30
     phases: ReluSplitting = field(default_factory=ReluSplitting)
-    first_nodes: int = 400
+    first_nodes: int = 1000
     attack: Attack | None = field(default_factory=lambda: Pgd(rounds=2))
     closer: BoundMethod | None = field(default_factory=KappaCrown)
 

@@ -30,7 +30,7 @@ class Portfolio(Search):
 
     tree: BranchAndBound = field(default_factory=BranchAndBound)
     milp: MILP = field(default_factory=MILP)
-    first_turn_s: float = 2.0
+    first_turn_s: float = 5.0
     most_unstable: int = 300
 
     def __post_init__(self) -> None:
