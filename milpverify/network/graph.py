@@ -289,6 +289,14 @@ class Bounds:
         """Unstable neurons of each layer, over all regions of a batch."""
         return tuple(int(self.unstable(k).sum()) for k in range(1, len(self.lower) + 1))
 
+    def condensed_entries(self, n_inputs: int) -> int:
+        """Dense weights of the condensed network: unstable neurons read the inputs and all unstable ones below."""
+        columns, entries = n_inputs, 0
+        for count in self.n_unstable:
+            entries += count * columns
+            columns += count
+        return entries
+
     def intersect(self, other: Bounds) -> Bounds:
         """The tighter of both bounds, neuron by neuron."""
         lower = tuple(np.maximum(a, b) for a, b in zip(self.lower, other.lower, strict=True))

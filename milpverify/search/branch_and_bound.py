@@ -123,10 +123,7 @@ class BranchAndBound(Search):
                 return
 
     def _look_closer(self, question: Question) -> None:
-        columns, entries = question.net.n_inputs, 0
-        for count in question.bounds.n_unstable:
-            entries += count * columns
-            columns += count
+        entries = question.bounds.condensed_entries(question.net.n_inputs)
         if self.closer is None or not 0 < entries <= LARGEST_CLOSER or question.left_s <= 0:
             return
         tighter = question.bounds

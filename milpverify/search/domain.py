@@ -122,11 +122,6 @@ class Pool:
         """Memory of one node."""
         return sum(int(v[:1].nbytes) for v in self._room)
 
-    @property
-    def least(self) -> float:
-        """The bound of the node that comes next; infinite if there is none."""
-        return float(self._room[_PLACE["lower"]][self._heap[0][-1]]) if self._heap else np.inf
-
     def lower(self, cases: int) -> np.ndarray:
         """Per case the least bound of its nodes, open or handed out; infinite where there is none."""
         slots = [item[-1] for item in (*self._heap, *self._out)]

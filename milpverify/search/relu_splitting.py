@@ -149,11 +149,7 @@ class Race:
 
 def _dense_bytes(question: Question) -> int:
     """What the condensed network's weights take, in both precisions."""
-    columns, entries = question.net.n_inputs, 0
-    for count in question.bounds.n_unstable:
-        entries += count * columns
-        columns += count
-    return 12 * entries
+    return 12 * question.bounds.condensed_entries(question.net.n_inputs)
 
 
 def _declined(question: Question, reason: str) -> Answer:

@@ -122,11 +122,7 @@ def prepare(net: Network, cases: Sequence[Case], method: BoundMethod | None = No
 
 def few_unstable(net: Network, bounds: Bounds, rows: int = 1) -> bool:
     """Whether an ascent on `rows` rows keeps its arrays small next to what a MILP will take."""
-    columns, entries = net.n_inputs, 0
-    for count in bounds.n_unstable:
-        entries += count * columns
-        columns += count
-    return 0 < entries * rows <= LARGEST_SEARCH
+    return 0 < bounds.condensed_entries(net.n_inputs) * rows <= LARGEST_SEARCH
 
 
 def open_checkpoint(
