@@ -50,6 +50,7 @@ _HOME = {
     "search.bounding": "Ascending Programs",
     "search.input_tree": "InputSplitting",
     "search.cut_pool": "Strengthening",
+    "search.neuron_trees": "NeuronTrees",
     "search.node_lp": "CutRounds",
     "search.phases": "PhaseSplits",
     "search.relu_splitting": "ReluSplitting",
@@ -146,6 +147,7 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.search.cut_pool import Strengthening as Strengthening
     from milpverify.search.input_tree import InputSplitting as InputSplitting
     from milpverify.search.milp import MILP as MILP
+    from milpverify.search.neuron_trees import NeuronTrees as NeuronTrees
     from milpverify.search.node_lp import CutRounds as CutRounds
     from milpverify.search.phases import PhaseSplits as PhaseSplits
     from milpverify.search.portfolio import Portfolio as Portfolio

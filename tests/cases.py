@@ -24,6 +24,7 @@ from milpverify.network.operators import Dense, LinearOperator, Product, Scaling
 from milpverify.program.highs import Highs
 from milpverify.program.pulp_backend import Cbc, PulpHighs
 from milpverify.program.solver import Solver
+from milpverify.search.neuron_trees import NeuronTrees
 from milpverify.spec.regions import Box, L1Ball, L2Ball, LinfBall, Region
 from milpverify.tighten.lp import TriangleLP
 
@@ -39,6 +40,7 @@ BOUND_METHODS: dict[str, BoundMethod] = {
     "fastlin step": FastLinStep(),
     "alpha": AlphaCrown(),
     "kappa": KappaCrown(),
+    "trees": NeuronTrees(nodes=12),
     "norms": NormBounds(),
     "lp": TriangleLP(),
 }

@@ -14,7 +14,7 @@ NAMES = """
     AlphaCrown Ascent BatchBounds BigM BoundMethod Bounds BoundsError Box BoxBatch Bracket Case Cbc Checkpoint
     CheckpointError Crown Detection
     FastLin FastLinStep Fgsm Float32 Grade Highs Holds InputError Interval KappaCrown L1Ball L2Ball Ladder Limits
-    LinfBall MILPTightening MILP MilpverifyError Minimiser Network NetworkError NormBounds OptionError
+    LinfBall MILPTightening MILP MilpverifyError Minimiser Network NetworkError NeuronTrees NormBounds OptionError
     OutputRange Pgd Polyhedron Program ProgramBuilder Progress Progressive Property PropertyError PulpHighs Radius
     ReachableClass Real Region RegionError Replay Rung Solution Solver SolverError StepReport TriangleLP Unknown
     UnsupportedError Verdict Verifier Violated VnnlibError Witness Zonotope __version__ big_m bound_batch

@@ -20,6 +20,7 @@ def compute_bounds(
     *,
     device: str | None = None,
     semantics: Semantics = REAL,
+    known: Bounds | None = None,
 ) -> Bounds:
     """Bound every hidden pre-activation over a region. Rounded.
 
@@ -29,21 +30,27 @@ def compute_bounds(
         method: Defaults to `Crown()`.
         device: A torch device ("cpu", "cuda") to run on; numpy when None.
         semantics: `Float32()` bounds every float32 execution as well.
+        known: Bounds of every hidden layer, proven before in the same semantics: only what they leave unstable is
+            bounded. If they are `solver_trusted`, so is the result.
 
     Returns:
         numpy bounds.
 
     Raises:
         RegionError: If the region does not have net.n_inputs coordinates.
-        BoundsError: If some l > u, which only an empty region allows.
+        BoundsError: If some l > u, which only an empty region allows; or `known` is of another network or of weaker
+            semantics.
         OptionError: If the device is not there.
 
     Source:
         Wong & Kolter 2018, algorithm 1 (layers in order, each from the bounds below it).
     """
     method = chosen("compute_bounds", method)
-    problem = bound_layers(make_problem(net, region, device, semantics), method)
-    return Bounds(problem.lower, problem.upper, method.name, method.solver_trusted, semantics.name)
+    if known is not None:
+        _check_known("compute_bounds", net, known, semantics)
+    problem = bound_layers(make_problem(net, region, device, semantics), method, known)
+    trusted = method.solver_trusted or (known is not None and known.solver_trusted)
+    return Bounds(problem.lower, problem.upper, method.name, trusted, semantics.name)
 
 
 def chosen(who: str, method: BoundMethod | None) -> BoundMethod:
@@ -57,14 +64,17 @@ def chosen(who: str, method: BoundMethod | None) -> BoundMethod:
     return method or Crown()
 
 
-def bound_layers(problem: DualProblem, method: BoundMethod) -> DualProblem:
-    """The problem with every hidden layer bounded.
+def bound_layers(problem: DualProblem, method: BoundMethod, known: Bounds | None = None) -> DualProblem:
+    """The problem with every hidden layer bounded, within what is known of it.
 
     Raises:
         BoundsError: If some l > u, which only an empty region allows.
     """
     for k in range(1, problem.n_hidden + 1):
-        l, u = method.layer(problem, k)
+        if known is None:
+            l, u = method.layer(problem, k)
+        else:
+            l, u = method.refine(problem, k, known.lower[k - 1], known.upper[k - 1])
         check_order(l, u, k, method)
         problem = problem.with_layer(l, u)
     return problem
@@ -98,19 +108,23 @@ def bound_rows(
             f"{'' if np.isfinite(rows).all() else ' with NaN or infinity'}."
         )
     problem = make_problem(net, region, device, semantics)
+    _check_known("bound_rows", net, bounds, semantics)
+    for l, u in zip(bounds.lower, bounds.upper, strict=True):
+        problem = problem.with_layer(l, u)
+    return method.rows(problem, rows)
+
+
+def _check_known(who: str, net: Network, bounds: Bounds, semantics: Semantics) -> None:
     if tuple(l.shape[-1] for l in bounds.lower) != net.sizes:
         raise BoundsError(
-            f"bound_rows: bounds of {[l.shape[-1] for l in bounds.lower]} neurons do not fit a network of "
+            f"{who}: bounds of {[l.shape[-1] for l in bounds.lower]} neurons do not fit a network of "
             f"{list(net.sizes)}. Compute them for this network."
         )
     if semantics is not REAL and bounds.semantics != semantics.name:
         raise BoundsError(
-            f"bound_rows: bounds in {bounds.semantics} semantics prove nothing in {semantics.name}. Compute them with "
+            f"{who}: bounds in {bounds.semantics} semantics prove nothing in {semantics.name}. Compute them with "
             f"semantics={type(semantics).__name__}()."
         )
-    for l, u in zip(bounds.lower, bounds.upper, strict=True):
-        problem = problem.with_layer(l, u)
-    return method.rows(problem, rows)
 
 
 def check_order(l: np.ndarray, u: np.ndarray, k: int, method: BoundMethod) -> None:

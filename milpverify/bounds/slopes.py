@@ -15,7 +15,7 @@ from milpverify.bounds.ascent import Ascent, Climb, Slopes, ascend, one_step
 from milpverify.bounds.backward import Backward, Crown, FastLin, interval_is_exact, met
 from milpverify.bounds.dual import DualBound, best_of, dual_bound
 from milpverify.bounds.method import DEFAULT_BUDGET_BYTES, BoundMethod, check_budget, rows_at_once
-from milpverify.bounds.planes import raise_planes
+from milpverify.bounds.planes import Planes, raise_planes
 from milpverify.bounds.problem import DualProblem, open_neurons
 from milpverify.bounds.small import folded_neurons, folded_rows, small_problem
 from milpverify.errors import OptionError
@@ -138,21 +138,41 @@ class AlphaCrown(SlopeSearch):
         unstable = open_neurons(l, u)
         order = unstable[np.argsort(np.minimum(-l[unstable], u[unstable]), kind="stable")]
         step = self._neurons_with_kappa(small)
-        how = Ascent(self.layer_kappa_steps, *KAPPA_LAYERS)
         for first in range(0, len(order), step):
             some = order[first : first + step]
             rows = np.zeros((2 * len(some), len(l)))
             rows[np.arange(len(some)), some] = 1.0
             rows[len(some) + np.arange(len(some)), some] = -1.0
-            climb = Climb.of(small, k, rows)
-            planes = raise_planes(climb, ascend(climb, replace(self.ascent, steps=self.layer_steps)), how)
-            value = dual_bound(small, k, rows, planes.slopes.rule(), planes.kappa).value
-            low, high = np.maximum(l[some], value[: len(some)]), np.minimum(u[some], -value[len(some) :])
+            low, high = self.neurons_after(small, rows, l[some], u[some])
             gained = 1.0 - np.maximum(high - low, 0.0).sum() / (u - l)[some].sum()
             l[some], u[some] = low, high
-            if gained < LEAST_GAIN:
+            if gained < LEAST_GAIN and len(open_neurons(low, high)) == len(some):
                 break
         return l, u
+
+    def neurons_after(
+        self, small: DualProblem, rows: np.ndarray, l: np.ndarray, u: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of some neurons by input-wise multipliers.
+
+        Args:
+            small: The condensed problem whose last layer they are of.
+            rows: The neurons, and then their negatives, as rows over that layer.
+            l, u: Their bounds so far.
+        """
+        k = len(small.layers)
+        climb = Climb.of(small, k, rows)
+        slopes = ascend(climb, replace(self.ascent, steps=self.layer_steps))
+        planes = raise_planes(climb, slopes, Ascent(self.layer_kappa_steps, *KAPPA_LAYERS))
+        value = dual_bound(small, k, rows, planes.slopes.rule(), planes.kappa).value
+        value = self.neurons_with_planes(small, rows, planes, np.maximum(value, np.concatenate([l, -u])))
+        return value[: len(l)], -value[len(l) :]
+
+    def neurons_with_planes(
+        self, small: DualProblem, rows: np.ndarray, planes: Planes, sides: np.ndarray
+    ) -> np.ndarray:
+        """A further search: lower bounds of the rows, from what they are so far and the planes that gave them."""
+        return sides
 
     def _neurons_with_kappa(self, small: DualProblem) -> int:
         """Neurons taken at once: two rows each, with about ten arrays of all inputs of all neurons below."""

@@ -35,6 +35,7 @@ BOUND_METHODS = {
     "crown": "the dual bound whose lower slope is 0 or 1, whichever triangle is smaller, met with intervals",
     "alpha": "crown with the lower slopes optimised by gradient ascent (alpha-CROWN)",
     "kappa": "alpha with multipliers for each input of each neuron: beyond the triangles, without a program",
+    "trees": "kappa, and a small tree over the phases below each neuron that stays unstable: the tightest, and slow",
     "lp": "the linear program of all triangles at once: the best that any choice of slopes could give",
     "milp": "the exact value, by one mixed-integer program per case over the best hidden bounds; l2 balls keep a gap",
 }
@@ -193,8 +194,8 @@ def checkpoint(args: argparse.Namespace) -> Checkpoint | None:
 
 def bound_method(name: str) -> BoundMethod:
     """The bound method of that name."""
-    if name in ("lp", "milp"):
-        return _program_method(name)
+    if name in ("lp", "milp", "trees"):
+        return _slow_method(name)
     if name in ("norms", "zonotope", "fastlin-step", "alpha", "kappa"):
         return _further_method(name)
     from milpverify.bounds.backward import Crown, FastLin
@@ -225,7 +226,11 @@ def _further_method(name: str) -> BoundMethod:
     return KappaCrown() if name == "kappa" else AlphaCrown()
 
 
-def _program_method(name: str) -> BoundMethod:
+def _slow_method(name: str) -> BoundMethod:
+    if name == "trees":
+        from milpverify.search.neuron_trees import NeuronTrees
+
+        return NeuronTrees()
     from milpverify.tighten.lp import TriangleLP
     from milpverify.tighten.milp import MILPTightening
 

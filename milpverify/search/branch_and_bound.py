@@ -14,7 +14,9 @@ from milpverify.bounds.method import DEFAULT_BUDGET_BYTES, BoundMethod
 from milpverify.bounds.slopes import KappaCrown
 from milpverify.bounds.zonotope_forms import ARRAYS
 from milpverify.errors import OptionError
+from milpverify.network.graph import Bounds
 from milpverify.search.input_tree import InputSplitting
+from milpverify.search.neuron_trees import NeuronTrees
 from milpverify.search.question import (
     Answer,
     Question,
@@ -29,6 +31,9 @@ from milpverify.search.relu_splitting import ReluSplitting
 INPUTS_SHARE = 4.0  # as much time for boxes as for phases where few inputs are free
 HEAD_START_S = 0.5  # of the boxes
 LARGEST_CLOSER = 5e6  # inputs of unstable neurons: what tighter bounds by input-wise multipliers may be asked for
+MORE = 4.0  # times as much patience in each round
+TREES_S, TREES_SHARE = 60.0, 0.5  # of the neurons' trees at most: in the first round, and of the time that is left
+WORTH = 0.95  # of the neurons' widths: what must be left at most for another round
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,9 @@ class BranchAndBound(Search):
     """Our own trees, proved by bounds rounded outward: over ReLU phases, and over input boxes where few are free.
 
     The tree over phases begins with what costs least: a few nodes on the bounds as they are. What stays open is
-    attacked in earnest, bounded more tightly, and searched with planes of single neurons.
+    attacked in earnest, bounded more tightly, and searched with planes of single neurons. When that takes long, every
+    hidden neuron gets a tree of its own, and the search begins anew on what that has settled; both are given more time
+    and nodes in each round, for as long as it pays.
 
     Attributes:
         inputs: The tree over input boxes; None to split phases only.
@@ -47,6 +54,8 @@ class BranchAndBound(Search):
         first_nodes: Nodes of the first try.
         attack: What looks for a point after the first try; None to leave that to the tree's own minimisers.
         closer: Tighter bounds of the hidden neurons after the first try; None to skip them.
+        trees: Bounds of the hidden neurons by trees of their own; None to go on with the first round.
+        patience_s: Seconds of the first round.
     """
 
     inputs: InputSplitting | None = field(default_factory=InputSplitting)
@@ -57,11 +66,14 @@ class BranchAndBound(Search):
     first_nodes: int = 1000
     attack: Attack | None = field(default_factory=lambda: Pgd(rounds=2))
     closer: BoundMethod | None = field(default_factory=KappaCrown)
+    trees: NeuronTrees | None = field(default_factory=NeuronTrees)
+    patience_s: float = 3.0
 
     def __post_init__(self) -> None:
-        if self.first_nodes < 0 or self.few_inputs < 0:
+        if min(self.first_nodes, self.few_inputs) < 0 or not self.patience_s >= 0:
             raise OptionError(
-                f"BranchAndBound: first_nodes={self.first_nodes} and few_inputs={self.few_inputs} must not be negative."
+                f"BranchAndBound: first_nodes={self.first_nodes}, few_inputs={self.few_inputs} and patience_s="
+                f"{self.patience_s} must not be negative."
             )
 
     def run(self, question: Question) -> Answer:
@@ -96,8 +108,23 @@ class BranchAndBound(Search):
             yield
         question.record.keep("race", dict)  # the first try is over: its tree is of no more use
         stage["nodes"] = np.array(nodes)
-        last = yield from self.phases.stepwise(question)
-        return replace(last, nodes=nodes + last.nodes)
+        answer = yield from self._in_rounds(question, stage, int(saved.get("round", 0)))
+        return answer
+
+    def _in_rounds(self, question: Question, stage: dict[str, np.ndarray], number: int) -> Steps:
+        """The tree over phases, and begun anew, each time with more patience, on bounds by trees of every neuron."""
+        pays = self._may_grow_trees(question)
+        while True:
+            phases = replace(self.phases, time_limit_s=self.patience_s * MORE**number if pays else np.inf)
+            last = yield from phases.stepwise(question)
+            answer = replace(last, nodes=int(stage["nodes"]) + last.nodes)
+            question.lower = np.maximum(question.lower, np.array([case.lower for case in answer.cases]))
+            if not pays or question.answered or not phases.out_of_time(last):
+                return answer
+            pays = self._grow_trees(question, number)
+            number += 1
+            stage["nodes"], stage["round"] = np.array(answer.nodes), np.array(number)
+            yield
 
     def _first_try(self) -> ReluSplitting:
         ascents = self.phases.ascents
@@ -124,14 +151,41 @@ class BranchAndBound(Search):
 
     def _look_closer(self, question: Question) -> None:
         entries = question.bounds.condensed_entries(question.net.n_inputs)
-        if self.closer is None or not 0 < entries <= LARGEST_CLOSER or question.left_s <= 0:
-            return
-        tighter = question.bounds
-        with question.interrupt.released():
-            tighter = compute_bounds(question.net, question.region, self.closer)
-        question.bounds = question.bounds.intersect(tighter)
-        if tighter.solver_trusted:
-            question.spare = max(question.spare, trusted_allowance(question.region, [question.bounds]))
+        if self.closer is not None and 0 < entries <= LARGEST_CLOSER and question.left_s > 0:
+            _tighten(question, self.closer)
+
+    def _may_grow_trees(self, question: Question) -> bool:
+        entries = question.bounds.condensed_entries(question.net.n_inputs)
+        return self.trees is not None and 0 < entries <= LARGEST_CLOSER
+
+    def _grow_trees(self, question: Question, number: int) -> bool:
+        """Whether trees of single neurons have made a difference that is worth another round."""
+        assert self.trees is not None
+        before, limit = question.bounds, min(TREES_S * MORE**number, TREES_SHARE * question.left_s)
+        nodes = round(self.trees.nodes * MORE**number)
+        _tighten(question, replace(self.trees, nodes=nodes, ends=time.monotonic() + limit))
+        return _left(before, question.bounds) < WORTH
+
+
+def _tighten(question: Question, method: BoundMethod) -> None:
+    """Meet the bounds with those of a method."""
+    tighter = question.bounds
+    with question.interrupt.released():
+        tighter = compute_bounds(question.net, question.region, method, known=question.bounds)
+    question.bounds = question.bounds.intersect(tighter)
+    if method.solver_trusted:
+        question.spare = max(question.spare, trusted_allowance(question.region, [question.bounds]))
+
+
+def _left(before: Bounds, after: Bounds) -> float:
+    """The share of the unstable neurons' widths that is left; nothing of a neuron that is stable now."""
+    shares = [np.zeros(0)]
+    for k in range(1, len(before.lower) + 1):
+        width = [bounds.upper[k - 1] - bounds.lower[k - 1] for bounds in (before, after)]
+        was, is_ = before.unstable(k), after.unstable(k)
+        shares.append(np.where(is_, width[1], 0.0)[was] / width[0][was])
+    each = np.concatenate(shares)
+    return float(each.mean()) if len(each) else 0.0
 
 
 def _too_wide(question: Question, free: int) -> bool:

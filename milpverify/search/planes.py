@@ -6,7 +6,7 @@ import numpy as np
 
 from milpverify.bounds.ascent import Ascent, Climb, ascend
 from milpverify.bounds.nodes import NodeProblem
-from milpverify.bounds.planes import raise_planes
+from milpverify.bounds.planes import Planes, raise_planes
 
 ALPHA_STEPS = 40
 RATES = (0.3, 0.001)  # of the planes' slopes, first and last
@@ -23,7 +23,12 @@ def root_planes(problem: NodeProblem, rows: np.ndarray, steps: int) -> list[Node
     k = problem.n_hidden + 1
     climb = Climb.of(problem.problem, k, rows.astype(np.float64))
     found = raise_planes(climb, ascend(climb, Ascent(ALPHA_STEPS)), Ascent(steps, *RATES))
-    slopes = np.zeros((len(rows), problem.n_neurons, problem.ends[-1] + 1))
+    return [problem.with_planes(np.arange(problem.n_neurons), each) for each in plane_slopes(problem, found)]
+
+
+def plane_slopes(problem: NodeProblem, found: Planes) -> np.ndarray:
+    """P of what an ascent found, per row and neuron, (rows, N, columns)."""
+    slopes = np.zeros((len(found.slopes.value), problem.n_neurons, problem.ends[-1] + 1))
     for part in found.kappa:
         lam = np.asarray(found.lam[part.layer - 1], dtype=np.float64)
         row, neuron = np.nonzero(lam < 0)
@@ -31,4 +36,4 @@ def root_planes(problem: NodeProblem, rows: np.ndarray, steps: int) -> list[Node
         columns = np.where(part.inputs[neuron] < 0, problem.ends[-1], part.inputs[neuron])
         slopes[row[:, None], problem.span(part.layer).start + part.neurons[neuron][:, None], columns] = below
     # A neuron whose planes no bound asked for keeps slopes of zero: z <= u.
-    return [problem.with_planes(np.arange(problem.n_neurons), each[:, :-1]) for each in slopes]
+    return slopes[..., :-1]

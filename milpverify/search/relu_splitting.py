@@ -12,7 +12,7 @@ from milpverify.errors import OptionError
 from milpverify.search.bounding import Ascending, Programs
 from milpverify.search.question import Answer, CaseAnswer, Question, Search, Steps, TreeProgress, best_answer, driven
 from milpverify.search.record import State, bounds_arrays, put_under, saved_bounds, taken_from
-from milpverify.search.relu_tree import ReluTree
+from milpverify.search.relu_tree import LIMIT, ReluTree
 
 TELL_S = 0.2
 TOO_LARGE = "too many unstable neurons for a tree over their phases: their dense weights would take {:.3g} GB"
@@ -37,6 +37,7 @@ class ReluSplitting(Search):
         budget_bytes: Open nodes are searched lowest bound first, and deepest first once they take more memory. A
             condensed network that does not fit is refused.
         node_limit: Give up after so many nodes; None for no limit.
+        time_limit_s: Give up after so many seconds of its own.
 
     Raises:
         OptionError: If one is out of range, or there is neither way of bounding.
@@ -50,6 +51,7 @@ class ReluSplitting(Search):
     refresh: int = 32
     budget_bytes: int = 2 * 2**30
     node_limit: int | None = None
+    time_limit_s: float = np.inf
 
     def __post_init__(self) -> None:
         if min(self.root_steps, self.plane_steps, self.refresh) < 0 or self.budget_bytes < 1:
@@ -73,8 +75,13 @@ class ReluSplitting(Search):
             question.bounds = saved_bounds(found)  # those that the saved trees were made on
         states = [taken_from(f"tree{i}", found) for i in range(len(self._ways()))]
         race = Race([self._tree(question, *pair) for pair in zip(self._ways(), states, strict=True)], question)
-        yield from race.run(np.inf if self.node_limit is None else self.node_limit)
+        yield from race.run(np.inf if self.node_limit is None else self.node_limit, self.time_limit_s)
         return race.answer()
+
+    def out_of_time(self, answer: Answer) -> bool:
+        """Whether it was `time_limit_s` that ended the search with this answer."""
+        full = self.node_limit is not None and answer.nodes >= self.node_limit
+        return not full and any(case.reason == LIMIT for case in answer.cases)
 
     def _ways(self) -> list[tuple[Ascending | None, Programs | None]]:
         """What each tree is bounded by."""
@@ -105,11 +112,11 @@ class Race:
                 state.update(put_under(f"tree{i}", tree.state()))
         return state
 
-    def run(self, most_nodes: float) -> Iterator[None]:
-        """Grow the trees until one has answered, or all have grown so many nodes."""
+    def run(self, most_nodes: float, most_s: float) -> Iterator[None]:
+        """Grow the trees until one has answered, or all together have grown so many nodes or so long."""
         running = [(tree, tree.grow()) for tree in self._trees]
         spent, weight = [0.0] * len(running), [1.0] * len(running)
-        while sum(tree.count for tree in self._trees) < most_nodes:
+        while sum(tree.count for tree in self._trees) < most_nodes and sum(spent) < most_s:
             turn = int(np.argmin([s / w for s, w in zip(spent, weight, strict=True)]))
             began = time.monotonic()
             try:

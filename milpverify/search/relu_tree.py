@@ -24,7 +24,7 @@ from milpverify.search.question import Answer, CaseAnswer, Question
 from milpverify.search.record import State
 
 LAST_STEPS = 200  # of the ascent on a node without free neurons
-LATE, LIMIT = "time ran out in the tree", "the tree's limit of nodes was reached"
+LATE, LIMIT = "time ran out in the tree", "the tree's limit of nodes or seconds was reached"
 STUCK = "the last nodes of the tree lie within rounding of what they had to clear"
 
 
