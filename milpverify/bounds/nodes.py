@@ -275,12 +275,12 @@ class NodeProblem:
         beta = np.where(phases.free, 0, start.beta).astype(self.dtype)
         theta, mu = start.theta.astype(self.dtype), start.mu.astype(self.dtype)
         several = bool(((mu > 0).sum(axis=1) > 1).any())
-        adam = [_Adam(alpha, rate), _Adam(beta, rate * BETA_SHARE), _Adam(theta, rate * THETA_SHARE)]
+        adam = [Adam(alpha, rate), Adam(beta, rate * BETA_SHARE), Adam(theta, rate * THETA_SHARE)]
         best = None
         for step in range(steps + 1):
             value, lam, pi, x = self._guided(phases, Multipliers(alpha, beta, theta, mu))
             raw = lam - (theta * pi) @ self.plane_guide[2] if len(self.planes) else lam
-            best = _better(best, Ascended(value, Multipliers(alpha, beta, theta, mu), raw, x))
+            best = better_of(best, Ascended(value, Multipliers(alpha, beta, theta, mu), raw, x))
             if step == steps:
                 break
             zhat, gap, slack = self._relaxed(phases, alpha, lam, x, several)
@@ -291,7 +291,7 @@ class NodeProblem:
             if len(self.planes):
                 theta = self.shared(theta + adam[2].move(step, pi * gap))
             if several:
-                mu = _toward(mu, slack, rate)
+                mu = toward(mu, slack, rate)
         assert best is not None
         return best
 
@@ -301,9 +301,7 @@ class NodeProblem:
         total = np.maximum(theta @ of_neuron, 1)
         return np.asarray(theta / total[:, self.planes.neuron])
 
-    def _guided(
-        self, phases: Phases, at: Multipliers
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _guided(self, phases: Phases, at: Multipliers) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """g, lambda of the neurons, max(-lambda, 0) of the planes' before them, the minimiser. Floating."""
         weights, bias = self.guide[-1]
         P, R, of_neuron = self.plane_guide
@@ -377,6 +375,18 @@ class NodeProblem:
         g = self._walk(self.n_hidden, columns, value, slack, (l, u, phases, alpha), push, theta)
         return _per_unit(g, mu)
 
+    def plane_terms(
+        self, j: int, lam: np.ndarray, theta: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What the planes of layer j add to lambda, value, slack and the columns below. Rounded once slack is off."""
+        planes, span, some = self.planes, self.span(j), self.planes_of(j)
+        if some.start == some.stop:
+            none = np.zeros(len(lam))
+            return np.zeros_like(lam), none, none, np.zeros((len(lam), self.ends[j - 1]))
+        pi = theta[:, some] * np.maximum(-lam[:, planes.neuron[some] - span.start], 0.0)
+        below = -(pi @ planes.P[some, : self.ends[j - 1]])
+        return pi @ planes.of_neuron[some, span], -(pi @ planes.R[some]), pi @ planes.allowance[some], below
+
     def refreshed(
         self, l: np.ndarray, u: np.ndarray, node: np.ndarray, neuron: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -410,17 +420,16 @@ class NodeProblem:
         theta: np.ndarray | None = None,
     ) -> np.ndarray:
         """g of rows over the columns up to layer `top`, outward."""
-        (l, u, phases, alpha), planes = nodes, self.planes
+        l, u, phases, alpha = nodes
         with np.errstate(over="ignore", invalid="ignore"):
             for j in range(top, 0, -1):
                 span = self.span(j)
-                lam, some, end = columns[:, self.ends[j - 1] : self.ends[j]], self.planes_of(j), self.ends[j - 1]
-                if theta is not None and some.start < some.stop:
-                    pi = theta[:, some] * np.maximum(-lam[:, planes.neuron[some] - span.start], 0.0)
-                    lam += pi @ planes.of_neuron[some, span]
-                    value = value - pi @ planes.R[some]
-                    slack = slack + pi @ planes.allowance[some]
-                    columns[:, :end] -= pi @ planes.P[some, :end]
+                lam, end = columns[:, self.ends[j - 1] : self.ends[j]], self.ends[j - 1]
+                if theta is not None:
+                    up, gain, lost, below = self.plane_terms(j, lam, theta)
+                    lam += up
+                    value, slack = value + gain, slack + lost
+                    columns[:, :end] += below
                 nu = lam * np.where(lam < 0, phases.slope[:, span], alpha[:, span])
                 if push is not None:
                     nu = nu - push[:, span]
@@ -436,7 +445,7 @@ class NodeProblem:
         return np.where(np.isfinite(total), np.nextafter(total, -np.inf), -np.inf)
 
 
-class _Adam:
+class Adam:
     """The moments of some values, (B, ...)."""
 
     def __init__(self, like: np.ndarray, rate: float) -> None:
@@ -462,7 +471,7 @@ def _per_unit(g: np.ndarray, mu: np.ndarray) -> np.ndarray:
     return np.where(one_row & (total == 1.0), g, value)
 
 
-def _better(best: Ascended | None, now: Ascended) -> Ascended:
+def better_of(best: Ascended | None, now: Ascended) -> Ascended:
     """Node by node the larger bound with what belongs to it."""
     if best is None:
         return now
@@ -476,7 +485,7 @@ def _better(best: Ascended | None, now: Ascended) -> Ascended:
     return Ascended(value, kept, np.where(wide, now.lam, best.lam), np.where(wide, now.x, best.x))
 
 
-def _toward(mu: np.ndarray, slack: np.ndarray, rate: float) -> np.ndarray:
+def toward(mu: np.ndarray, slack: np.ndarray, rate: float) -> np.ndarray:
     """mu moved towards the rows whose slack is largest, on the simplex of each node's rows. Floating.
 
     Source: Kivinen & Warmuth 1997 (exponentiated gradient).

@@ -21,6 +21,7 @@ import numpy as np
 
 from milpverify.bounds.ascent import QUIET, SPARE, Adam, Ascent, Climb, Slopes, dense_weights
 from milpverify.bounds.kappa import Kappa, occurrences
+from milpverify.bounds.problem import DualProblem
 from milpverify.network.arrays import array_namespace, device, to_host
 from milpverify.network.operators import Array
 
@@ -28,7 +29,7 @@ MOMENTUM = 0.8  # of gamma's steps
 
 
 @dataclass(frozen=True, eq=False)
-class _Inputs:
+class PlaneInputs:
     """What the unstable neurons of one layer read, in the ascent's arithmetic.
 
     Attributes:
@@ -55,7 +56,7 @@ class Planes:
 
     slopes: Slopes
     gamma: tuple[Array, ...]
-    inputs: tuple[_Inputs, ...]
+    inputs: tuple[PlaneInputs, ...]
     lam: tuple[Array, ...]
 
     @property
@@ -81,7 +82,7 @@ def raise_planes(climb: Climb, slopes: Slopes, how: Ascent) -> Planes:
         how: Steps and step sizes, of gamma; alpha moves on more slowly.
     """
     xp, like = array_namespace(climb.rows), climb.rows
-    inputs = [_inputs(climb, j) for j in range(len(climb.layers))]
+    inputs = [plane_inputs(climb.problem, j, climb.ends, climb.rows) for j in range(len(climb.layers))]
     alpha = [xp.asarray(a, copy=True) for a in slopes.alpha]
     shape = [(like.shape[0], *part.weights.shape) for part in inputs]
     gamma = [
@@ -108,9 +109,16 @@ def raise_planes(climb: Climb, slopes: Slopes, how: Ascent) -> Planes:
     return Planes(Slopes(tuple(kept[:n]), to_host(best)), tuple(kept[n : 2 * n]), tuple(inputs), tuple(kept[2 * n :]))
 
 
-def _inputs(climb: Climb, j: int) -> _Inputs:
-    xp, like, problem = array_namespace(climb.rows), climb.rows, climb.problem
-    dense = dense_weights(problem, j + 1, climb.ends)  # in float32 a tiny weight vanishes, and still needs listing
+def plane_inputs(
+    problem: DualProblem, j: int, ends: Sequence[int], like: Array, neurons: np.ndarray | None = None
+) -> PlaneInputs:
+    """What some neurons of layer j + 1 of a dense problem read (all when None), in the arithmetic of `like`.
+
+    Columns end at `ends`.
+    """
+    xp = array_namespace(like)
+    dense = dense_weights(problem, j + 1, ends)
+    dense = dense if neurons is None else dense[neurons]  # in float32 a tiny weight vanishes, and still needs listing
     n, width = dense.shape
     count = (dense != 0).sum(axis=1)
     most = int(count.max(initial=0))
@@ -122,26 +130,26 @@ def _inputs(climb: Climb, j: int) -> _Inputs:
         most = width
     weights = np.where(columns >= 0, np.take_along_axis(dense, np.maximum(columns, 0), axis=1), 0.0)
     low, high = (np.concatenate(side) for side in zip(*(problem.source_box(s) for s in range(j + 1)), strict=True))
-    ends = weights * low[np.maximum(columns, 0)], weights * high[np.maximum(columns, 0)]
+    sides = weights * low[np.maximum(columns, 0)], weights * high[np.maximum(columns, 0)]
     table = occurrences(columns[:0] if same else columns, width)
     place = device(like)
 
     def cast(values: np.ndarray) -> Array:
         return xp.asarray(np.ascontiguousarray(values), dtype=like.dtype, device=place)
 
-    return _Inputs(
+    return PlaneInputs(
         columns,
-        xp.asarray(np.where(columns < 0, climb.ends[-1], columns), device=place),
+        xp.asarray(np.where(columns < 0, ends[-1], columns), device=place),
         xp.asarray(np.where(table < 0, n * most, table), device=place),
         same,
         cast(weights),
-        cast(np.minimum(*ends)),
-        cast(np.maximum(*ends)),
+        cast(np.minimum(*sides)),
+        cast(np.maximum(*sides)),
     )
 
 
 def _evaluate(
-    climb: Climb, inputs: Sequence[_Inputs], alpha: Sequence[Array], gamma: Sequence[Array]
+    climb: Climb, inputs: Sequence[PlaneInputs], alpha: Sequence[Array], gamma: Sequence[Array]
 ) -> tuple[Array, list[Array], list[Array], list[Array], Array]:
     """g (m,), and per layer lambda, R and on which side of the kink R is attained; the minimiser in the region."""
     xp = array_namespace(climb.rows)
@@ -157,13 +165,13 @@ def _evaluate(
         lam[j], on[j], offsets[j] = h, right >= off, xp.maximum(off, right)
         nu = above * alpha[j]
         value = value + nu @ layer.bias + xp.sum(below * offsets[j], axis=-1)
-        columns[:, :end] += nu @ layer.weights + _scattered(below, gamma[j] * part.weights, part)
+        columns[:, :end] += nu @ layer.weights + scattered(below, gamma[j] * part.weights, part)
     lam0 = columns[:, : climb.ends[0]]
     x = climb.minimiser(lam0)
     return value + xp.sum(lam0 * x, axis=-1), lam, offsets, on, x
 
 
-def _scattered(below: Array, slopes: Array, part: _Inputs) -> Array:
+def scattered(below: Array, slopes: Array, part: PlaneInputs) -> Array:
     """lambda (m, n) times slopes (m, n, r), summed into their columns, (m, columns)."""
     xp, m = array_namespace(slopes), slopes.shape[0]
     if part.dense:
@@ -173,7 +181,7 @@ def _scattered(below: Array, slopes: Array, part: _Inputs) -> Array:
     return xp.sum(xp.take(flat, part.put.reshape((-1,)), axis=-1).reshape((m, *part.put.shape)), axis=-1)
 
 
-def _read(values: Array, part: _Inputs) -> Array:
+def read_by(values: Array, part: PlaneInputs) -> Array:
     """What the neurons read of values (m, columns): (m, n or 1, r)."""
     if part.dense:
         return values[:, None, : part.weights.shape[1]]
@@ -183,7 +191,7 @@ def _read(values: Array, part: _Inputs) -> Array:
 
 def _gradient(
     climb: Climb,
-    inputs: Sequence[_Inputs],
+    inputs: Sequence[PlaneInputs],
     alpha: Sequence[Array],
     gamma: Sequence[Array],
     lam: Sequence[Array],
@@ -200,7 +208,7 @@ def _gradient(
         zhat = values[:, : climb.ends[j]] @ layer.weights.T + layer.bias
         above = xp.clip(lam[j], min=0.0)
         by_alpha.append(above * zhat)
-        wt = part.weights * _read(values, part)
+        wt = part.weights * read_by(values, part)
         own = xp.where(on[j][..., None], part.high, part.low)  # w_i t_i where R is attained
         by_gamma.append((lam[j] - above)[..., None] * (wt - own))
         if j + 1 < len(climb.layers):

@@ -6,6 +6,7 @@ import numpy as np
 
 from milpverify.bounds.ascent import Ascent, Climb, ascend
 from milpverify.bounds.nodes import NodeProblem
+from milpverify.bounds.own_planes import OwnPlanes
 from milpverify.bounds.planes import Planes, raise_planes
 
 ALPHA_STEPS = 40
@@ -20,9 +21,7 @@ def root_planes(problem: NodeProblem, rows: np.ndarray, steps: int) -> list[Node
         rows: Per case the weights of its rows, shape (cases, m).
         steps: Of the ascent.
     """
-    k = problem.n_hidden + 1
-    climb = Climb.of(problem.problem, k, rows.astype(np.float64))
-    found = raise_planes(climb, ascend(climb, Ascent(ALPHA_STEPS)), Ascent(steps, *RATES))
+    found = _raised(problem, rows, steps)
     return [problem.with_planes(np.arange(problem.n_neurons), each) for each in plane_slopes(problem, found)]
 
 
@@ -37,3 +36,21 @@ def plane_slopes(problem: NodeProblem, found: Planes) -> np.ndarray:
         slopes[row[:, None], problem.span(part.layer).start + part.neurons[neuron][:, None], columns] = below
     # A neuron whose planes no bound asked for keeps slopes of zero: z <= u.
     return slopes[..., :-1]
+
+
+def root_gammas(problem: OwnPlanes, rows: np.ndarray, steps: int) -> np.ndarray:
+    """For each case all gammas that an ascent on the case's bound ends with, as `OwnPlanes` keeps them; floating.
+
+    Args: as of `root_planes`.
+
+    Returns:
+        Shape (cases, gammas).
+    """
+    found = _raised(problem, rows, steps)
+    parts = (gamma[:, some].reshape(len(rows), -1) for gamma, some in zip(found.gamma, problem.neurons, strict=True))
+    return np.concatenate([*parts], axis=1)
+
+
+def _raised(problem: NodeProblem, rows: np.ndarray, steps: int) -> Planes:
+    climb = Climb.of(problem.problem, problem.n_hidden + 1, rows.astype(np.float64))
+    return raise_planes(climb, ascend(climb, Ascent(ALPHA_STEPS)), Ascent(steps, *RATES))

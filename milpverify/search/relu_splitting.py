@@ -30,8 +30,8 @@ class ReluSplitting(Search):
         race: With both, grow one tree by each, and give most of the time to the one that is ahead. False grows the tree
             of the ascents alone, with LPs for its last nodes.
         root_steps: Of the ascent at the root.
-        plane_steps: Of the ascent at the root that finds upper planes of single neurons, which all nodes share; 0 for
-            none.
+        plane_steps: Of the ascent at the root that finds upper planes of single neurons. Where neurons see few inputs
+            every node goes on from there with planes of its own, elsewhere all nodes share them; 0 for none.
         refresh: Later neurons of a node that are bounded again after a split, those that matter most to its bound; 0
             leaves the parent's bounds.
         budget_bytes: Open nodes are searched lowest bound first, and deepest first once they take more memory. A

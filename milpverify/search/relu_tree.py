@@ -14,16 +14,18 @@ from dataclasses import replace
 import numpy as np
 
 from milpverify.bounds.nodes import NodeProblem
+from milpverify.bounds.own_planes import OwnPlanes
 from milpverify.bounds.problem import DualProblem
 from milpverify.bounds.small import folded_rows, small_problem
 from milpverify.search.bounding import Ascending, Programs
 from milpverify.search.branching import ranked
 from milpverify.search.domain import Nodes, Pool, saved_nodes
-from milpverify.search.planes import root_planes
+from milpverify.search.planes import root_gammas, root_planes
 from milpverify.search.question import Answer, CaseAnswer, Question
 from milpverify.search.record import State
 
 LAST_STEPS = 200  # of the ascent on a node without free neurons
+MOST_INPUTS = 50  # of a neuron on average, where nodes have planes of their own: what they cost
 LATE, LIMIT = "time ran out in the tree", "the tree's limit of nodes or seconds was reached"
 STUCK = "the last nodes of the tree lie within rounding of what they had to clear"
 
@@ -60,11 +62,9 @@ class ReluTree:
         self._problem = self._condensed()
         self._rows_of = self._own_rows()
         self._planed: dict[int, NodeProblem] = {}
-        if found and len(found["planes"]):
-            problems = [self._problem.with_planes(np.arange(self._problem.n_neurons), P) for P in found["planes"]]
-            self._planed = dict(zip(self._open_cases.tolist(), problems, strict=True))
-        elif not found and plane_steps and ascents and self._problem.n_neurons and len(self._open_cases):
-            self._planed = self._with_planes(plane_steps)
+        self._theta = np.zeros((len(self._open_cases), 0))
+        if plane_steps and ascents and self._problem.n_neurons and len(self._open_cases):
+            self._take_planes(plane_steps, found)
         self._ascents = ascents or Ascending()
         self._programs = None if programs is None else programs.started(self._problem)
         self._by_programs = ascents is None and self._programs is not None
@@ -84,11 +84,21 @@ class ReluTree:
         problem, k = DualProblem.of(q.net, q.region, q.bounds), len(q.net.layers) + 1
         return NodeProblem.of(small_problem(problem, k, folded_rows(problem, k, rows)), d)
 
-    def _with_planes(self, steps: int) -> dict[int, NodeProblem]:
-        """Per case the problem with its planes."""
-        mine = self._rows_of[self._open_cases].astype(np.float64)
-        problems = root_planes(self._problem, mine / mine.sum(axis=1, keepdims=True), steps)
-        return dict(zip(self._open_cases.tolist(), problems, strict=True))
+    def _take_planes(self, steps: int, found: State) -> None:
+        """Planes, from the roots on: each node's own where they are not too many, else per case a problem with them."""
+        mine, n = self._rows_of[self._open_cases].astype(np.float64), self._problem.n_neurons
+        mine = mine / mine.sum(axis=1, keepdims=True)
+        self._theta = np.ones((len(mine), n))
+        if OwnPlanes.gammas_over(self._problem) <= MOST_INPUTS * n:
+            own = OwnPlanes.over(self._problem)
+            gammas = np.zeros((len(mine), own.n_gammas)) if found else root_gammas(own, mine, steps)
+            self._problem, self._theta = own, np.concatenate([self._theta, gammas], axis=1)
+            return
+        if found:
+            problems = [self._problem.with_planes(np.arange(self._problem.n_neurons), P) for P in found["planes"]]
+        else:
+            problems = root_planes(self._problem, mine, steps)
+        self._planed = dict(zip(self._open_cases.tolist(), problems, strict=True))
 
     def _groups(self, nodes: Nodes) -> list[tuple[NodeProblem, np.ndarray]]:
         """The nodes by the problem they are bounded on, as indices."""
@@ -111,7 +121,7 @@ class ReluTree:
         l, u = (np.repeat(side[None], n, axis=0) for side in self._problem.root)
         mu = self._rows_of[self._open_cases].astype(self._problem.dtype)
         alpha = (u > -l).astype(self._problem.dtype)
-        theta = np.ones((n, self._problem.n_neurons if self._planed else 0), self._problem.dtype)
+        theta = self._theta.astype(self._problem.dtype)
         return Nodes(
             l, u, alpha, np.zeros_like(alpha), theta, mu / mu.sum(axis=1, keepdims=True), np.zeros_like(alpha),
             self._open_cases, self._question.lower[self._open_cases], np.zeros(n),
