@@ -4,11 +4,12 @@
     python benchmarks/compare.py --methods milpverify pulp-highs --nets mlp24 --images 0 1 2 --limit 30
     python benchmarks/compare.py --marabou-python /venv/with/maraboupy/bin/python
 
-mlp24 and mlp50, MNIST test images 0..9, eps 0.05, the worst margin over all nine other classes; what each method is
-stands in peers.py. Every instance and method is a process of its own, killed when it passes the limit; its seconds are
-those from the network in memory to the answer. A method that does not close its bracket to 1e-4 in time counts at the
-limit and is marked `>`. The CSV is appended to, and a run that finds its file goes on where it stopped. The exit status
-is 1 if two methods disagree by more than 1e-4.
+mlp24 and mlp50, MNIST test images 0..9, eps 0.05, the worst margin over all nine other classes; what each method is,
+and what of it is timed, stands in peers.py. Every instance and method is a process of its own, killed when it passes
+the limit; its seconds are those from the network in memory to the answer, and those of the whole process (start,
+imports, reading, one answer) stand beside them. A method that does not close its bracket to 1e-4 in time counts at the
+limit and is marked `>` (in CPU seconds at what it had used by then). The CSV is appended to, and a run that finds its
+file goes on where it stopped. The exit status is 1 if two methods disagree by more than 1e-4.
 """
 
 from __future__ import annotations
@@ -16,24 +17,26 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import geometric_mean
 
 from machine import describe
 from peers import METHODS
 
 Row = dict[str, str]
 
-FIELDS = ("net", "image", "eps", "method", "limit_s", "lower", "upper", "seconds", "closed", "error")
+FIELDS = ("net", "image", "eps", "method", "limit_s", "lower", "upper", "seconds", "cpu_s", "process_s",
+          "closed", "error")  # fmt: skip
 DEFAULT = ("milpverify", "highs-condensed", "highs-kept", "pulp-highs", "pulp-cbc", "marabou")
-START_S = 20.0  # of a process, imports and reading, beyond its limit
+GRACE_S = 45.0  # beyond the limit: imports, reading, and answers given again
 AGREE = 1e-4  # in units of y
 
 
@@ -61,13 +64,14 @@ class Job:
         program = str(Path(__file__).with_name("peers.py"))
         words = [self.method, self.net, str(self.image), str(self.eps), str(self.limit_s)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        began = time.perf_counter()
         process = subprocess.Popen(
             [python, program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
             start_new_session=True,
         )  # fmt: skip
         error = ""
         try:
-            out, complaints = process.communicate(timeout=self.limit_s + START_S)
+            out, complaints = process.communicate(timeout=self.limit_s + GRACE_S)
             if process.returncode:
                 error = (complaints.strip().splitlines() or [f"status {process.returncode}"])[-1]
         except subprocess.TimeoutExpired:
@@ -76,18 +80,23 @@ class Job:
             with suppress(ProcessLookupError):  # solvers that it started, too
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        process_s = time.perf_counter() - began
         row = {"net": self.net, "image": str(self.image), "eps": str(self.eps), "method": self.method}
-        row |= {"limit_s": f"{self.limit_s:g}", "lower": "", "upper": "", "seconds": "", "closed": "False"}
+        row |= {"limit_s": f"{self.limit_s:g}", "lower": "", "upper": "", "seconds": "", "cpu_s": "", "closed": "False"}
         if not error:
             answer = json.loads(out.strip().splitlines()[-1])
-            row |= {name: "" if answer[name] is None else repr(answer[name]) for name in ("lower", "upper", "seconds")}
+            process_s -= answer["after_s"]
+            told = {name: answer[name] for name in ("lower", "upper", "seconds", "cpu_s")}
+            row |= {name: "" if value is None else repr(value) for name, value in told.items()}
             row["closed"] = str(answer["closed"] and answer["seconds"] <= self.limit_s)
-        return row | {"error": error}
+        return row | {"process_s": repr(process_s), "error": error}
 
 
-def counted(row: Row) -> float:
-    """Seconds that count: the limit for what was not closed in it."""
-    return float(row["seconds"]) if row["closed"] == "True" else float(row["limit_s"])
+def counted(row: Row, clock: str = "seconds") -> float:
+    """Seconds that count: for what was not closed in time the limit, or the CPU seconds it had used (then too few)."""
+    if clock == "cpu_s":
+        return float(row["cpu_s"] or row["limit_s"])
+    return float(row[clock]) if row["closed"] == "True" else float(row["limit_s"])
 
 
 def disagreements(rows: Sequence[Row]) -> list[str]:
@@ -107,7 +116,7 @@ def disagreements(rows: Sequence[Row]) -> list[str]:
 
 
 def table(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
-    """Seconds by instance and method, then the geometric means of the ratios to the first method."""
+    """Seconds by instance and method."""
     by_instance: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
         by_instance.setdefault((row["net"], row["image"]), {})[row["method"]] = row
@@ -120,26 +129,40 @@ def table(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
             cells.append("-" if row is None else f"{late}{counted(row):.3f}")
         margin = f"{float(margins[0]):.6f}" if margins else "?"
         lines.append(f"{net:<8}{image:>5} {margin:>12}" + "".join(f"{cell:>22}" for cell in cells))
-    first = methods[0]
+    return lines
+
+
+def ratios(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
+    """How many times as fast the first method is as each other one: geometric means, by network and over all."""
+    found = {(row["net"], row["image"], row["method"]): row for row in rows}
+    instances = list(dict.fromkeys((row["net"], row["image"]) for row in rows))
+    nets, first, lines = list(dict.fromkeys(net for net, _ in instances)), methods[0], []
     for method in methods[1:]:
-        pairs = [(f[method], f[first]) for f in by_instance.values() if method in f and first in f]
-        if pairs:
-            ratios = [counted(theirs) / counted(ours) for theirs, ours in pairs]
+        for some in [[net] for net in nets] + ([nets] if len(nets) > 1 else []):
+            both = [((*i, method), (*i, first)) for i in instances if i[0] in some]
+            pairs = [(found[a], found[b]) for a, b in both if a in found and b in found]
+            if not pairs:
+                continue
+            wall = [counted(theirs) / counted(ours) for theirs, ours in pairs]
+            cpu, whole = ([counted(a, clock) / counted(b, clock) for a, b in pairs] for clock in ("cpu_s", "process_s"))
             late = sum(theirs["closed"] != "True" for theirs, _ in pairs)
-            mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
             lines.append(
-                f"{first} against {method}: {mean:.1f} times as fast (geometric mean of {len(pairs)}, from "
-                f"{min(ratios):.2f} to {max(ratios):.0f}; {late} counted at the limit)"
+                f"{first} against {method}, {' and '.join(some)}: {geometric_mean(wall):.1f} times as fast (geometric "
+                f"mean of {len(pairs)}, from {min(wall):.2f} to {max(wall):.0f}; {late} counted at the limit); "
+                f"in CPU seconds {geometric_mean(cpu):.1f}, whole processes {geometric_mean(whole):.1f}"
             )
     return lines
 
 
 def read_rows(out: Path) -> list[Row]:
-    """Rows of an earlier run."""
+    """Rows of an earlier run; ends the program where they have other columns."""
     if not out.exists():
         return []
     with open(out, newline="") as file:
-        return list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != FIELDS:
+            raise SystemExit(f"{out} has other columns than {', '.join(FIELDS)}. Give another --out.")
+        return list(reader)
 
 
 def has_marabou(python: str) -> bool:
@@ -194,7 +217,7 @@ def main() -> int:
                       flush=True)  # fmt: skip
             chosen.append(row)
     apart = disagreements(chosen)
-    print("\n".join([*table(chosen, methods), *(f"DISAGREE: {line}" for line in apart)]))
+    print("\n".join([*table(chosen, methods), *ratios(chosen, methods), *(f"DISAGREE: {line}" for line in apart)]))
     return int(bool(apart))
 
 

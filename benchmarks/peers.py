@@ -4,7 +4,12 @@
 
 The worst margin is the least y_label - y_t over the l-infinity ball of radius EPS, clipped to [0, 1], and over the nine
 other classes t. Seconds are in process: from the network and the image in memory to the answer, bounds and the
-building of programs included, imports and reading left out.
+building of programs included, imports and reading left out. The first answer pays for imports that wait until they are
+needed: one that took at most AGAIN_S is asked for again from the start, up to AGAINS times within AGAIN_S, and the
+median of those counts. CPU seconds are those of the same answer, child processes included; after_s is what those
+further answers took, which is no part of the time of the whole process.
+
+All close their gap to 1e-6 with one thread, or as their line says.
 
 milpverify          mv.worst_margin
 highs-condensed     HiGHS on our big-M with CROWN bounds; neurons that these prove stable are folded away
@@ -23,10 +28,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
     from milpverify.program.solver import Solver
 
 GAP = 1e-4  # to which Marabou's bisection is taken
+AGAIN_S, AGAINS = 10.0, 5  # for answers after the first
 
 
 @dataclass(frozen=True)
@@ -69,18 +76,42 @@ class Question:
 
 @dataclass(frozen=True)
 class Margin:
-    """What a method says: a bracket, and whether it was closed in time."""
+    """What a method says: a bracket, wall and CPU seconds to it, and whether it was closed in time."""
 
     lower: float
     upper: float
     seconds: float
+    cpu_s: float
     closed: bool
 
-    def to_json(self) -> str:
+    def to_json(self, after_s: float) -> str:
         """One line."""
-        finite = {"lower": self.lower, "upper": self.upper}
+        finite = {name: getattr(self, name) for name in ("lower", "upper")}
         numbers = {name: value if math.isfinite(value) else None for name, value in finite.items()}
-        return json.dumps({**numbers, "seconds": self.seconds, "closed": self.closed})
+        return json.dumps({**asdict(self), **numbers, "after_s": after_s})
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process so far, and of its children that have ended."""
+    children = os.times()
+    return time.process_time() + children.children_user + children.children_system
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Runs from when it is made."""
+
+    began: float = field(default_factory=time.perf_counter)
+    cpu_began: float = field(default_factory=_cpu_s)
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds."""
+        return time.perf_counter() - self.began
+
+    def margin(self, lower: float, upper: float, closed: bool) -> Margin:
+        """An answer given now."""
+        return Margin(lower, upper, self.seconds, _cpu_s() - self.cpu_began, closed)
 
 
 def ours(question: Question) -> Margin:
@@ -88,9 +119,9 @@ def ours(question: Question) -> Margin:
     import milpverify as mv
 
     net, ball = question.read()
-    began = time.perf_counter()
+    watch = Stopwatch()
     bracket = mv.worst_margin(net, mv.robustness(net, ball, question.label), time_limit_s=question.limit_s)
-    return Margin(bracket.lower, bracket.upper, time.perf_counter() - began, bracket.is_exact(GAP))
+    return watch.margin(bracket.lower, bracket.upper, bracket.is_exact(GAP))
 
 
 def one_by_one(question: Question, method: str, solver: Solver, kept: bool = False) -> Margin:
@@ -106,17 +137,17 @@ def one_by_one(question: Question, method: str, solver: Solver, kept: bool = Fal
     from milpverify.program.solver import Limits, Status
 
     net, ball = question.read()
-    began = time.perf_counter()
+    watch = Stopwatch()
     bounds = mv.compute_bounds(net, ball, _bounds(method))
     rows = np.eye(10)[question.label] - np.eye(10)[question.targets]
     first = mv.bound_rows(net, ball, bounds, rows).value
     lower, upper, closed = math.inf, math.inf, True
     for i in np.argsort(first).tolist():
-        left = question.limit_s - (time.perf_counter() - began)
+        left = question.limit_s - watch.seconds
         if first[i] >= upper:
             continue
         if left <= 0:
-            return Margin(-math.inf, upper, time.perf_counter() - began, False)
+            return watch.margin(-math.inf, upper, False)
         if kept:
             program = textbook(net, ball, bounds, rows[i])
         else:
@@ -126,7 +157,7 @@ def one_by_one(question: Question, method: str, solver: Solver, kept: bool = Fal
             upper = min(upper, found.objective)
         lower = min(lower, found.dual_bound)
         closed = closed and found.status in (Status.OPTIMAL, Status.CUTOFF, Status.INFEASIBLE)
-    return Margin(min(lower, upper), upper, time.perf_counter() - began, closed)
+    return watch.margin(min(lower, upper), upper, closed)
 
 
 def together(question: Question, method: str, solver: Solver) -> Margin:
@@ -135,14 +166,14 @@ def together(question: Question, method: str, solver: Solver) -> Margin:
     from milpverify.program.solver import Limits, Status
 
     net, ball = question.read()
-    began = time.perf_counter()
+    watch = Stopwatch()
     bounds = mv.compute_bounds(net, ball, _bounds(method))
     program = mv.big_m(net, mv.robustness(net, ball, question.label), bounds)
-    left = max(1.0, question.limit_s - (time.perf_counter() - began))
+    left = max(1.0, question.limit_s - watch.seconds)
     found = solver.solve(program, Limits(time_limit_s=left))
     upper = math.inf if found.objective is None else found.objective
     closed = found.status is Status.OPTIMAL
-    return Margin(min(found.dual_bound, upper), upper, time.perf_counter() - began, closed)
+    return watch.margin(min(found.dual_bound, upper), upper, closed)
 
 
 def textbook(net: mv.Network, ball: mv.Region, bounds: mv.Bounds, row: np.ndarray) -> Program:
@@ -189,13 +220,13 @@ def by_marabou(question: Question) -> Margin:
     for variable, value in zip(inputs.tolist(), question.image.tolist(), strict=True):
         net.setLowerBound(variable, max(0.0, value - question.eps))
         net.setUpperBound(variable, min(1.0, value + question.eps))
-    began = time.perf_counter()
+    watch = Stopwatch()
 
     def found(target: int, c: float) -> float | None:
         """The margin of a point that has at most c, or None if there is none."""
         net.additionalEquList.clear()
         net.addInequality([int(outputs[question.label]), int(outputs[target])], [1.0, -1.0], c, isProperty=True)
-        left = max(1, round(question.limit_s - (time.perf_counter() - began)))
+        left = max(1, round(question.limit_s - watch.seconds))
         code, values, _ = net.solve(verbose=False, options=Marabou.createOptions(verbosity=0, timeoutInSeconds=left))
         if code not in ("sat", "unsat"):
             raise TimeoutError
@@ -215,8 +246,8 @@ def by_marabou(question: Question) -> Margin:
                     margin, step = found(target, c), 2 * step
                     low = max(low, c) if margin is None else low
     except TimeoutError:
-        return Margin(-math.inf, best, time.perf_counter() - began, False)
-    return Margin(best - GAP, best, time.perf_counter() - began, True)
+        return watch.margin(-math.inf, best, False)
+    return watch.margin(best - GAP, best, True)
 
 
 def _bounds(name: str) -> mv.BoundMethod:
@@ -245,12 +276,24 @@ METHODS: dict[str, Callable[[Question], Margin]] = {
 }
 
 
+def answered(question: Question, method: str) -> tuple[Margin, float]:
+    """The answer that counts, and the seconds of all answers after the first."""
+    first, after, again = METHODS[method](question), Stopwatch(), list[Margin]()
+    if first.closed and first.seconds <= AGAIN_S:
+        while not again or (len(again) < AGAINS and after.seconds < AGAIN_S):
+            again.append(METHODS[method](question))
+    after_s = after.seconds
+    ranked = sorted(again or [first], key=lambda margin: margin.seconds)
+    return ranked[(len(ranked) - 1) // 2], after_s
+
+
 def main() -> int:
     """Answer one question."""
     method, net, image, eps, limit_s = sys.argv[1:]
     images, labels = mnist_test()
     question = Question(net, images[int(image)], int(labels[int(image)]), float(eps), float(limit_s))
-    print(METHODS[method](question).to_json())
+    margin, after_s = answered(question, method)
+    print(margin.to_json(after_s))
     return 0
 
 

@@ -16,7 +16,7 @@ from milpverify.network.operators import to_scaled_integers
 Scaled = tuple[np.ndarray, int]  # integers (object array) and the positive denominator they share
 
 
-def forward_exact(net: Network, x: Sequence[Fraction | float | int]) -> tuple[Fraction, ...]:
+def forward_exact(net: Network, x: Sequence[Fraction | float | int] | np.ndarray) -> tuple[Fraction, ...]:
     """y at x, exact: the rationals of the stored floats, no rounding anywhere.
 
     Args:
@@ -38,7 +38,10 @@ def forward_exact(net: Network, x: Sequence[Fraction | float | int]) -> tuple[Fr
     return tuple(Fraction(int(n), denominator) for n in numerators)
 
 
-def _scaled(x: Sequence[Fraction | float | int]) -> Scaled:
+def _scaled(x: Sequence[Fraction | float | int] | np.ndarray) -> Scaled:
+    if isinstance(x, np.ndarray) and x.dtype == np.float64 and np.isfinite(x).all():
+        numerators, exponent = to_scaled_integers(x)
+        return numerators, 1 << exponent
     fractions = [Fraction(v) for v in x]
     denominator = reduce(lcm, (f.denominator for f in fractions), 1)
     numerators = np.empty(len(fractions), dtype=object)
@@ -49,14 +52,14 @@ def _scaled(x: Sequence[Fraction | float | int]) -> Scaled:
 def _affine(layer: Affine, values: Sequence[Scaled]) -> Scaled:
     terms: list[Scaled] = []
     for source, op in layer.blocks:
-        integers, exponent = op.scaled_integer()
         numerators, denominator = values[source]
-        terms.append((integers.apply(numerators), denominator << exponent))
+        numerators, exponent = op.apply_exact(numerators)
+        terms.append((numerators, denominator << exponent))
     for term, vector in layer.bias_terms:
         numerators, exponent = to_scaled_integers(vector)
         if term is not None:
-            integers, more = term.scaled_integer()
-            numerators, exponent = integers.apply(numerators), exponent + more
+            numerators, more = term.apply_exact(numerators)
+            exponent += more
         terms.append((numerators, 1 << exponent))
     common = reduce(lcm, (denominator for _, denominator in terms), 1)
     total = np.zeros(layer.size, dtype=object)

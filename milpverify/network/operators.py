@@ -17,6 +17,7 @@ import numpy as np
 
 from milpverify.errors import NetworkError
 from milpverify.network.arrays import array_namespace, device
+from milpverify.network.limbs import matrix_times_integers
 
 Array = Any  # a numpy or torch array; annotated by shape in the docstrings
 
@@ -48,6 +49,15 @@ class LinearOperator(ABC):
     @abstractmethod
     def scaled_integer(self) -> tuple[LinearOperator, int]:
         """An operator in Python integers and an exponent e with W = integers * 2**-e, exactly."""
+
+    def apply_exact(self, x: np.ndarray) -> tuple[np.ndarray, int]:
+        """W x as Python integers and an exponent e with W x = integers * 2**-e, exactly.
+
+        Args:
+            x: Python integers, an object array of shape (in_size,).
+        """
+        integers, exponent = self.scaled_integer()
+        return np.asarray(integers.apply(x)), exponent
 
     @abstractmethod
     def description(self) -> tuple[object, ...]:
@@ -154,6 +164,9 @@ class Dense(LinearOperator):
     def scaled_integer(self) -> tuple[LinearOperator, int]:
         integers, exponent = to_scaled_integers(self.matrix)
         return Dense(integers), exponent
+
+    def apply_exact(self, x: np.ndarray) -> tuple[np.ndarray, int]:
+        return matrix_times_integers(self.matrix, x)
 
     def description(self) -> tuple[object, ...]:
         return ("dense", self.matrix)
@@ -402,6 +415,13 @@ class Product(LinearOperator):
     def scaled_integer(self) -> tuple[LinearOperator, int]:
         parts = [f.scaled_integer() for f in self.factors]
         return Product(tuple(op for op, _ in parts)), sum(e for _, e in parts)
+
+    def apply_exact(self, x: np.ndarray) -> tuple[np.ndarray, int]:
+        exponent = 0
+        for factor in reversed(self.factors):
+            x, more = factor.apply_exact(x)
+            exponent += more
+        return x, exponent
 
     def underflow_reach(self, sizes: Array) -> float:
         total = 0.0

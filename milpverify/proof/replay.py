@@ -42,7 +42,7 @@ def replay(net: Network, case: Case, x: Any, *, onnx_path: str | Path | None = N
     vector = net.flat(x)
     point, fixed = _exact_point(case.region, vector)
     in_region = bool(case.region.contains(point))
-    slack = _slack_exact(case.unsafe, forward_exact(net, list(point)))
+    slack = _slack_exact(case.unsafe, forward_exact(net, point))
     notes = []
     if fixed:
         notes.append(

@@ -6,12 +6,13 @@ Ascents are cheap; LPs are much tighter where neurons see few inputs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from milpverify.bounds.nodes import NodeProblem
 from milpverify.errors import InputError, SolverError
-from milpverify.search.branching import choose, relaxation_cost
+from milpverify.search.branching import Chains, choose, relaxation_cost
 from milpverify.search.domain import Nodes
 from milpverify.search.node_lp import CutRounds, NodeLp
 from milpverify.search.question import Question
@@ -28,16 +29,22 @@ class Ascending:
         steps: Of the ascent on each node, from its parent's multipliers.
         rate: Step size of the ascent.
         candidates: Neurons of a node whose children are looked at before one is split.
+        chain: Neurons of a node split in one step at most, each but the first only where the one before has the phase
+            that looks harder. A step costs nearly the same for a few nodes as for one, so a narrow tree grows faster.
+        splits: Neurons split in one step, over all nodes; with more nodes than that each is split once.
     """
 
     batch: int = 64
     steps: int = 8
     rate: float = 0.25
     candidates: int = 6
+    chain: int = 12
+    splits: int = 48
 
-    def neurons(self, problem: NodeProblem, nodes: Nodes) -> np.ndarray:
-        """Where to split."""
-        return choose(problem, nodes, self.candidates)
+    def chains(self, problem: NodeProblem, nodes: Nodes, together: int) -> Chains:
+        """Where to split some of the `together` nodes of a step."""
+        length = min(self.chain, self.splits // together)
+        return choose(problem, nodes, self.candidates, max(1, length))
 
     def bound(self, problem: NodeProblem, nodes: Nodes, steps: int | None = None) -> tuple[Nodes, np.ndarray]:
         """The nodes with their bounds, and a point of the region for each."""
@@ -60,25 +67,32 @@ class Programs:
     cuts: CutRounds | None = field(default_factory=lambda: CutRounds(node=1))
 
     def started(self, problem: NodeProblem) -> RunningPrograms | None:
-        """The LPs of a problem; None where its region or its numbers are not for one."""
+        """The LPs of a problem; None where its region is not for one."""
         if not NodeLp.fits(problem.problem.region) or not problem.n_neurons:
             return None
-        try:
-            return RunningPrograms(problem, self.cuts)
-        except (InputError, SolverError):
-            return None
+        return RunningPrograms(problem, self.cuts)
 
 
 class RunningPrograms:
-    """The LPs of one problem, warm-started from each other."""
+    """The LPs of one problem, warm-started from each other; made when the first is asked for."""
 
     def __init__(self, problem: NodeProblem, cuts: CutRounds | None) -> None:
-        self._problem = problem
-        self._lp = NodeLp(problem.problem, cuts)
+        self._problem, self._cuts = problem, cuts
+
+    @cached_property
+    def _lp(self) -> NodeLp | None:
+        """None where the problem's numbers are not for an LP."""
+        try:
+            return NodeLp(self._problem.problem, self._cuts)
+        except (InputError, SolverError):
+            return None
 
     def bound(self, question: Question, rows_of: np.ndarray, nodes: Nodes) -> tuple[Nodes, np.ndarray, np.ndarray]:
-        """The nodes with their bounds, the LPs' points, and which nodes have one."""
-        problem = self._problem
+        """The nodes with their bounds, the LPs' points, and which nodes have one; by ascent where there is no LP."""
+        problem, lp = self._problem, self._lp
+        if lp is None:
+            nodes, points = Ascending().bound(problem, nodes)
+            return nodes, points, np.ones(len(nodes), dtype=bool)
         lower, score = nodes.lower.copy(), nodes.score.copy()
         x, has = np.zeros((len(nodes), problem.n_inputs)), np.zeros(len(nodes), dtype=bool)
         spans = [problem.span(j) for j in range(1, problem.n_hidden + 1)]
@@ -86,7 +100,7 @@ class RunningPrograms:
             rows = np.flatnonzero(rows_of[nodes.case[b]])
             l, u = ([side[b, span] for span in spans] for side in (nodes.l, nodes.u))
             limit = min(LP_S, max(question.left_s, 1e-3))
-            result = self._lp.solve(l, u, rows, problem.d[rows], question.cutoff + question.spare, limit)
+            result = lp.solve(l, u, rows, problem.d[rows], question.cutoff + question.spare, limit)
             lower[b] = max(lower[b], result.value)
             if result.claim is not None and result.z:
                 gaps, lam = np.concatenate(result.gaps), np.concatenate(result.claim.lam)

@@ -30,6 +30,7 @@ from milpverify.search.relu_splitting import ReluSplitting
 
 INPUTS_SHARE = 4.0  # as much time for boxes as for phases where few inputs are free
 HEAD_START_S = 0.5  # of the boxes
+FIRST_STEPS = 15  # of the ascent at the root in the first try: its nodes climb on from there
 LARGEST_CLOSER = 5e6  # inputs of unstable neurons: what tighter bounds by input-wise multipliers may be asked for
 MORE = 4.0  # times as much patience in each round
 TREES_S, TREES_SHARE = 60.0, 0.5  # of the neurons' trees at most: in the first round, and of the time that is left
@@ -127,9 +128,9 @@ class BranchAndBound(Search):
             yield
 
     def _first_try(self) -> ReluSplitting:
-        ascents = self.phases.ascents
-        programs = self.phases.programs if ascents is None else None
-        return replace(self.phases, programs=programs, plane_steps=0, node_limit=self.first_nodes)
+        """A tree of ascents with LPs for its last nodes only."""
+        steps = min(self.phases.root_steps, FIRST_STEPS)
+        return replace(self.phases, race=False, root_steps=steps, plane_steps=0, node_limit=self.first_nodes)
 
     def _attack(self, question: Question) -> None:
         if self.attack is None:

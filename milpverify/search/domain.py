@@ -77,6 +77,14 @@ class Nodes:
         u[n + index, neuron] = 0.0
         return replace(both, l=l, u=u, depth=both.depth + 1)
 
+    def fixed(self, neuron: np.ndarray, active: np.ndarray, real: np.ndarray) -> Nodes:
+        """The nodes with one neuron each active or inactive, where `real`; each of shape (B,)."""
+        l, u, index = self.l.copy(), self.u.copy(), np.arange(len(self))
+        on, off = active & real, ~active & real
+        l[index[on], neuron[on]] = 0.0
+        u[index[off], neuron[off]] = 0.0
+        return replace(self, l=l, u=u, depth=self.depth + real)
+
 
 def saved_nodes(arrays: Mapping[str, np.ndarray], like: Nodes) -> Nodes:
     """Nodes from the arrays of `Nodes.arrays`.

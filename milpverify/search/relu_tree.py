@@ -18,7 +18,7 @@ from milpverify.bounds.own_planes import OwnPlanes
 from milpverify.bounds.problem import DualProblem
 from milpverify.bounds.small import folded_rows, small_problem
 from milpverify.search.bounding import Ascending, Programs
-from milpverify.search.branching import ranked
+from milpverify.search.branching import Chains, ranked
 from milpverify.search.domain import Nodes, Pool, saved_nodes
 from milpverify.search.planes import root_gammas, root_planes
 from milpverify.search.question import Answer, CaseAnswer, Question
@@ -143,10 +143,13 @@ class ReluTree:
 
     def _split(self, nodes: Nodes) -> None:
         by = self._by_programs
-        neuron = ranked(nodes).argmax(axis=1)
-        for problem, group in [] if by else self._groups(nodes):
-            neuron[group] = self._ascents.neurons(problem, nodes[group])
-        children = self._refreshed(nodes.split(neuron), np.concatenate([neuron, neuron]))
+        if by:
+            chains = Chains.by_score(nodes)
+        else:
+            groups = self._groups(nodes)
+            parts = [self._ascents.chains(problem, nodes[group], len(nodes)) for problem, group in groups]
+            chains = Chains.concat(parts)[np.argsort(np.concatenate([group for _, group in groups]))]
+        children = self._refreshed(*chains.children(nodes))
         self.count += len(children)
         children = children[~(children.l > children.u).any(axis=1)]  # crossing bounds prove a node empty
         self._take_in(self._programmed(children) if by else self._ascended(children))

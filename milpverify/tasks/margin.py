@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from milpverify.tasks.progress import Clock, OnProgress
 __all__ = ["LeastSlack", "Minimiser", "is_reached", "least_slack", "margin_with_needed", "worst_margin"]
 
 
-WORST = 3  # cases attacked before a search
+WORST, STEPS = 3, 10  # cases attacked before a search, and how long: the search finds better points on its way
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Minimiser:
     """
 
     bounds: BoundMethod | None = None
-    attack: Attack | None = field(default_factory=first_attack)
+    attack: Attack | None = field(default_factory=lambda: replace(first_attack(), steps=STEPS))
     search: Search = field(default_factory=Portfolio)
     gap: float = 1e-6
     relative_gap: float = 0.0
@@ -225,21 +225,21 @@ def _question(prepared: Prepared, best: _Best, clock: Clock, method: Minimiser) 
 
 
 def _first_points(prepared: Prepared, clock: Clock, method: Minimiser, best: _Best) -> None:
-    """The centre, and an attack from the bounds' own minimisers on the cases that look worst, before any search."""
+    """An attack from the bounds' own minimisers on the cases that look worst, or else the centre, before any search."""
     net = prepared.net
     order = np.argsort(prepared.lower, kind="stable")
-    best.offer(net, prepared.cases[order[0]], centre(prepared.region))
-    if method.attack is None or clock.out:
-        return
-    clock.tell("attack", prepared.cases[order[0]].name, unstable=prepared.n_unstable)
-    limit = None if math.isinf(clock.left) else clock.left / 4
     chosen = [prepared.cases[i] for i in order[:WORST]]
     results: tuple[AttackResult, ...] = ()
-    with clock.interrupt.released():
-        results = method.attack.attack_all(net, chosen, start=prepared.starts, stop=-math.inf, time_limit_s=limit)
+    if method.attack is not None and not clock.out:
+        clock.tell("attack", chosen[0].name, unstable=prepared.n_unstable)
+        limit = None if math.isinf(clock.left) else clock.left / 4
+        with clock.interrupt.released():
+            results = method.attack.attack_all(net, chosen, start=prepared.starts, stop=-math.inf, time_limit_s=limit)
     for case, result in sorted(zip(chosen, results, strict=bool(results)), key=lambda pair: float(pair[1].slack)):
         if result.slack < best.slack:
             best.offer(net, case, result.x)
+    if best.witness is None:
+        best.offer(net, chosen[0], centre(prepared.region))
 
 
 def measured(net: Network, case: Case, x: np.ndarray) -> Witness | None:

@@ -100,6 +100,18 @@ def test_integers_are_the_operator_exactly(op: LinearOperator, seed: int) -> Non
 
 
 @LAWS
+@given(linear_operators(), st.integers(0, 2**16))
+def test_exact_products_are_the_operator_exactly(op: LinearOperator, seed: int) -> None:
+    x = np.array([int(v) << 70 for v in np.random.default_rng(seed).integers(-9, 9, op.in_size)], dtype=object)
+    y, exponent = op.apply_exact(x)
+    assert all(type(v) is int for v in y) and exponent >= 0
+    expected = [
+        sum((Fraction(c) * int(v) for c, v in zip(row, x, strict=True)), Fraction(0)) for row in exact_matrix(op)
+    ]
+    assert [Fraction(v, 1 << exponent) for v in y] == expected
+
+
+@LAWS
 @given(linear_operators())
 def test_the_torch_twin_agrees_in_both_directions(op: LinearOperator) -> None:
     twin = op.map_arrays(lambda a: torch.as_tensor(np.asarray(a)))

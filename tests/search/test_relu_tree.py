@@ -20,6 +20,7 @@ from milpverify.proof.evidence import Grade, Holds
 from milpverify.search import relu_tree
 from milpverify.search.bounding import Ascending, Programs
 from milpverify.search.branch_and_bound import BranchAndBound
+from milpverify.search.branching import Chains, choose
 from milpverify.search.domain import Nodes, Pool
 from milpverify.search.milp import MILP
 from milpverify.search.portfolio import Portfolio
@@ -37,6 +38,7 @@ SEARCHES: dict[str, Search] = {
     "ascents, programs at leaves": ReluSplitting(race=False, plane_steps=0, ascents=Ascending(batch=2, steps=1)),
     "programs": ReluSplitting(ascents=None),
     "race": ReluSplitting(plane_steps=10),
+    "one split a node": replace(ASCENTS, ascents=Ascending(chain=1)),
     "no refresh, one candidate": replace(ASCENTS, refresh=0, ascents=Ascending(candidates=1)),
     "branch and bound": BranchAndBound(inputs=None, first_nodes=2, attack=None),
     "portfolio": Portfolio(BranchAndBound(inputs=None), first_turn_s=0.02),
@@ -361,28 +363,25 @@ def test_multipliers_that_are_no_numbers_close_nothing(part: str, bad: float, ha
 
 def faulty(name: str, patch: pytest.MonkeyPatch) -> None:
     """Plant one fault."""
-    claim, still_open, split = NodeProblem.claim, ReluTree._still_open, Nodes.split
+    claim, still_open, children = NodeProblem.claim, ReluTree._still_open, Chains.children
     if name == "claims are too high":
         patch.setattr(NodeProblem, "claim", lambda *args: claim(*args) + 0.02)
     elif name == "nodes vanish":
         patch.setattr(ReluTree, "_still_open", lambda self, nodes: still_open(self, nodes)[: max(1, len(nodes) - 1)])
     elif name == "a child is forgotten":
-        patch.setattr(Nodes, "split", lambda self, neuron: _one_side(split(self, neuron)))
+        patch.setattr(Chains, "children", lambda *args: tuple(part[:-1] for part in children(*args)))
     else:
         refreshed = NodeProblem.refreshed
         patch.setattr(NodeProblem, "refreshed", lambda *args: tuple(v * 0.5 for v in refreshed(*args)))
 
 
-def _one_side(children: Nodes) -> Nodes:
-    n = len(children) // 2
-    l = children.l.copy()
-    l[n:] = np.where(children.u[n:] == 0.0, 1.0, l[n:])  # crosses: taken for empty
-    return replace(children, l=l)
-
-
-@pytest.mark.parametrize("fault", ["claims are too high", "nodes vanish", "a child is forgotten", "bounds are halved"])
-def test_a_planted_fault_is_seen(fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "chain"),
+    [("claims are too high", 12), ("nodes vanish", 12), ("a child is forgotten", 12), ("bounds are halved", 1)],
+)  # a chain of 12 fixes all neurons of these networks: then no bounds of theirs are left to halve
+def test_a_planted_fault_is_seen(fault: str, chain: int) -> None:
     """The comparison with brute force is no idle one."""
+    search = replace(ASCENTS, ascents=Ascending(chain=chain))
     for seed in range(40):
         rng = np.random.default_rng(seed)
         net = NETWORKS["chain"](rng)
@@ -391,12 +390,34 @@ def test_a_planted_fault_is_seen(fault: str) -> None:
         question = ask(net, cases, gap=1e-3)
         with pytest.MonkeyPatch.context() as patch:
             faulty(fault, patch)
-            answer = ASCENTS.run(question)
+            answer = search.run(question)
         lower = np.array([case.lower for case in answer.cases])
         beyond = bool((lower > np.maximum(truth, question.best) + 1e-6).any()) or lower.min() > truth.min() + 1e-6
         if beyond or question.best < truth.min() - 1e-6:
             return
     pytest.fail("nothing was seen")
+
+
+@pytest.mark.parametrize("length", [1, 3, 12, 40])
+def test_every_point_of_a_node_is_in_one_child(length: int, hard: Hard) -> None:
+    question = ask(hard[0], hard[1])
+    tree = ReluTree(question, Ascending(), None, plane_steps=0, root_steps=5, refresh=8, budget_bytes=10**9)
+    problem, nodes = tree._problem, tree._root()
+    few = nodes[:1].split(np.array([0]))[:1]
+    few = replace(few, l=np.where(np.arange(problem.n_neurons) < 3, few.l, np.maximum(few.l, 0.0)))  # 2 free neurons
+    x = question.region.sample(np.random.default_rng(0), 200)
+    zhat = problem.pattern(x)
+    for parents in (nodes, few, Nodes.concat([few, nodes])):
+        children, lowest = choose(problem, parents, 6, length).children(parents)
+        for case in np.unique(parents.case):
+            mine = children[children.case == case]
+            inside = [((zhat >= l) & (zhat <= u)).all(axis=1) for l, u in zip(mine.l, mine.u, strict=True)]
+            before = parents[parents.case == case]
+            above = [((zhat >= l) & (zhat <= u)).all(axis=1) for l, u in zip(before.l, before.u, strict=True)]
+            np.testing.assert_array_equal(np.sum(inside, axis=0), np.sum(above, axis=0))
+        assert len(children) > len(parents) and (children.depth > 0).all()
+        fixed = (children.l >= 0) | (children.u <= 0)
+        assert fixed[np.arange(len(children)), lowest].all()
 
 
 class Told(BoundMethod):
