@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -81,8 +82,11 @@ class Runner:
         return [*start, *files, "--timeout", f"{timeout_s:g}", "--result", str(result)]
 
     def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        if len(kept) < len(os.environ):  # an installed package has its bytecode: no user's run compiles it again
+            kept["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / f"milpverify-bytecode-{os.getuid()}")
         limits = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") if self.threads}
-        return {**os.environ, **limits}
+        return {**kept, **limits}
 
 
 def _watched(command: Sequence[str], most_s: float, environment: dict[str, str]) -> tuple[str, str]:
@@ -91,14 +95,17 @@ def _watched(command: Sequence[str], most_s: float, environment: dict[str, str])
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=errors, env=environment, start_new_session=True
         )
+        late = threading.Event()
+        timer = threading.Timer(most_s, lambda: (late.set(), process.terminate()))  # lets it end its own processes
+        killer = threading.Timer(most_s + 5, process.kill)
         try:
-            status = str(process.wait(most_s))
-        except subprocess.TimeoutExpired:
-            process.terminate()  # lets it end its own processes
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-            status = f"killed: no end within {most_s:g} s"
+            timer.start()
+            killer.start()
+            status = str(process.wait())  # without a limit of its own, which looks only every 0.05 s
+            status = f"killed: no end within {most_s:g} s" if late.is_set() else status
         finally:
+            timer.cancel()
+            killer.cancel()
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -2,7 +2,7 @@
 
 import sys
 
-from milpverify.cli import main
+from milpverify.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

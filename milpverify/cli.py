@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from milpverify.commands import bounds, export, measure, ranges, show, verify
 from milpverify.commands.options import Parser
+from milpverify.commands.process import in_own_process
 from milpverify.errors import InputError, MilpverifyError, OptionError
 
 OPEN, BAD_INPUT, BUG, INTERRUPTED = 1, 2, 3, 130
@@ -30,6 +31,11 @@ examples:
 exit status: 0 answered, 1 unknown or out of time, 2 bad input, 130 after Ctrl-C.
 'milpverify COMMAND --help' explains a command.
 """
+
+
+def program() -> int:
+    """`main` in a process of its own."""
+    return in_own_process(main)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

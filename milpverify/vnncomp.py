@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from milpverify.commands.guarded import BAD_INPUT, DONE, Outcome, guarded
+from milpverify.commands.process import in_own_process
 from milpverify.errors import InputError, MilpverifyError, NetworkError, OptionError
 
 if TYPE_CHECKING:
@@ -197,4 +198,4 @@ def _complain(text: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_own_process(main))

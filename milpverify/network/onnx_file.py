@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from milpverify.errors import NetworkError, UnsupportedError
+from milpverify.network.onnx_messages import STORED, messages, numbers
 
 OLDEST_OPSET = 7  # before it, broadcasting and the inference flags of Dropout and BatchNormalization differ
 
@@ -122,50 +123,37 @@ def read_graph(path: str | os.PathLike[str], input_shape: Sequence[int] | None =
 
 def decode_tensor(tensor: Any, owner: str = "") -> np.ndarray:
     """An ONNX tensor as an array: floats as float64, exactly; integers and booleans as they are."""
-    from onnx import TensorProto, numpy_helper
-
+    types = messages().TensorProto
     name = f"initializer '{tensor.name}'" if not owner else f"the tensor of node '{owner}'"
-    floats = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16}
-    integers = {
-        TensorProto.INT64,
-        TensorProto.INT32,
-        TensorProto.INT16,
-        TensorProto.INT8,
-        TensorProto.UINT8,
-        TensorProto.BOOL,
-    }
-    if tensor.data_type not in floats | integers:
-        kind = (
-            TensorProto.DataType.Name(tensor.data_type)
-            if tensor.data_type in TensorProto.DataType.values()
-            else "unknown"
-        )
+    if tensor.data_type not in STORED:
+        known = tensor.data_type in types.DataType.values()
+        kind = types.DataType.Name(tensor.data_type) if known else "unknown"
         raise UnsupportedError(f"from_onnx: {name} has type {kind}. Convert it to float32.")
     try:
-        array = np.asarray(numpy_helper.to_array(tensor))
-    except (ValueError, TypeError) as error:
+        array = numbers(tensor)
+    except (ValueError, OverflowError) as error:
         raise NetworkError(f"from_onnx: {name} is damaged ({_line(error)}). Export the model again.") from None
-    return array.astype(np.float64) if tensor.data_type in floats else array
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 def _parse(path: Path) -> Any:
     """The model message, with external data loaded."""
     data = read_bytes(path)
-    import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
-    model = onnx.ModelProto()
+    model = messages().ModelProto()
     try:
         model.ParseFromString(data)
     except DecodeError:
-        model = onnx.ModelProto()
+        model = messages().ModelProto()
     if not model.HasField("graph") or not model.graph.output:
         raise NetworkError(f"from_onnx: {path} is no whole ONNX model. Check the file, or export it again.")
     tensors = [*model.graph.initializer, *(a.t for node in model.graph.node for a in node.attribute if a.HasField("t"))]
-    if any(uses_external_data(tensor) for tensor in tensors):
+    if any(tensor.data_location == messages().TensorProto.EXTERNAL for tensor in tensors):
         if path.suffix == ".gz":
             raise UnsupportedError(f"from_onnx: {path.name} keeps weights in other files. Unpack it beside them.")
+        from onnx.external_data_helper import load_external_data_for_model
+
         try:
             load_external_data_for_model(model, str(path.parent))
         except Exception as error:  # the helper raises a different class for every way a side file can be wrong
@@ -186,11 +174,9 @@ def _needed(nodes: Sequence[Any], output: str) -> list[Any]:
 
 def _input_shape(value: Any, given: Sequence[int] | None) -> tuple[int, ...]:
     """The declared shape with a batch of one for a free leading axis, or the given shape if it agrees."""
-    from onnx import TensorProto
-
-    tensor = value.type.tensor_type
-    if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
-        kind = TensorProto.DataType.Name(tensor.elem_type) if value.type.HasField("tensor_type") else "another kind"
+    types, tensor = messages().TensorProto, value.type.tensor_type
+    if tensor.elem_type not in (types.FLOAT, types.DOUBLE):
+        kind = types.DataType.Name(tensor.elem_type) if value.type.HasField("tensor_type") else "another kind"
         raise UnsupportedError(
             f"from_onnx: input '{value.name}' is of type {kind}. Export the model with a float32 input."
         )
@@ -216,26 +202,19 @@ def _decoded(node: Any) -> OnnxNode:
 
 
 def _attribute(attribute: Any, op: str, name: str) -> Any:
-    from onnx import AttributeProto
-
-    kind = attribute.type
-    if kind == AttributeProto.TENSOR:
+    types, kind = messages().AttributeProto, attribute.type
+    if kind == types.TENSOR:
         return decode_tensor(attribute.t, name)
-    if kind == AttributeProto.STRING:
+    if kind == types.STRING:
         return attribute.s.decode("utf-8", "replace")
-    fields = {
-        AttributeProto.INT: "i",
-        AttributeProto.FLOAT: "f",
-        AttributeProto.INTS: "ints",
-        AttributeProto.FLOATS: "floats",
-    }
+    fields = {types.INT: "i", types.FLOAT: "f", types.INTS: "ints", types.FLOATS: "floats"}
     if kind not in fields or attribute.ref_attr_name:
         raise UnsupportedError(
             f"from_onnx: operator {op} (node '{name}') has an attribute '{attribute.name}' of a kind that is not read. "
             "Simplify the model first, for example with onnxsim."
         )
     value = getattr(attribute, fields[kind])
-    return value if kind in (AttributeProto.INT, AttributeProto.FLOAT) else tuple(value)
+    return value if kind in (types.INT, types.FLOAT) else tuple(value)
 
 
 def _line(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from milpverify.bounds.zonotope_forms import ARRAYS
 from milpverify.errors import OptionError
 from milpverify.network.graph import Bounds
 from milpverify.search.input_tree import InputSplitting
-from milpverify.search.neuron_trees import NeuronTrees
 from milpverify.search.question import (
     Answer,
     Question,
@@ -26,7 +26,9 @@ from milpverify.search.question import (
     driven,
     trusted_allowance,
 )
-from milpverify.search.relu_splitting import ReluSplitting
+
+if TYPE_CHECKING:
+    from milpverify.search.relu_splitting import ReluSplitting
 
 INPUTS_SHARE = 4.0  # as much time for boxes as for phases where few inputs are free
 HEAD_START_S = 0.5  # of the boxes
@@ -51,30 +53,33 @@ class BranchAndBound(Search):
         few_inputs: Free inputs of a box up to which splitting it gets most of the time.
         most_inputs: Free inputs up to which it gets any; both trees then take turns.
         few_neurons: Unstable neurons up to which only phases are split: then few phases are all there are.
-        phases: The tree over ReLU phases.
+        phases: The tree over ReLU phases; `ReluSplitting()` when None.
         first_nodes: Nodes of the first try.
         attack: What looks for a point after the first try; None to leave that to the tree's own minimisers.
         closer: Tighter bounds of the hidden neurons after the first try; None to skip them.
-        trees: Bounds of the hidden neurons by trees of their own; None to go on with the first round.
+        neuron_nodes: Nodes of each neuron's tree after the first round; 0 to go on with that round instead.
         patience_s: Seconds of the first round.
+
+    Raises:
+        OptionError: If one is negative.
     """
 
     inputs: InputSplitting | None = field(default_factory=InputSplitting)
     few_inputs: int = 6
     most_inputs: int = 20
     few_neurons: int = 30
-    phases: ReluSplitting = field(default_factory=ReluSplitting)
+    phases: ReluSplitting | None = None
     first_nodes: int = 1000
     attack: Attack | None = field(default_factory=lambda: Pgd(rounds=2))
     closer: BoundMethod | None = field(default_factory=KappaCrown)
-    trees: NeuronTrees | None = field(default_factory=NeuronTrees)
+    neuron_nodes: int = 100
     patience_s: float = 3.0
 
     def __post_init__(self) -> None:
-        if min(self.first_nodes, self.few_inputs) < 0 or not self.patience_s >= 0:
+        if min(self.first_nodes, self.few_inputs, self.neuron_nodes) < 0 or not self.patience_s >= 0:
             raise OptionError(
-                f"BranchAndBound: first_nodes={self.first_nodes}, few_inputs={self.few_inputs} and patience_s="
-                f"{self.patience_s} must not be negative."
+                f"BranchAndBound: first_nodes={self.first_nodes}, few_inputs={self.few_inputs}, neuron_nodes="
+                f"{self.neuron_nodes} and patience_s={self.patience_s} must not be negative."
             )
 
     def run(self, question: Question) -> Answer:
@@ -82,16 +87,21 @@ class BranchAndBound(Search):
 
     def stepwise(self, question: Question) -> Steps:
         """The search, a few nodes at a time."""
-        by_phases = self._by_phases(question)
+        by_phases, share = self._by_phases(question), self.boxes_share(question)
+        if self.inputs is None or not share:
+            answer = yield from by_phases
+            return answer
+        answer = yield from in_turns([self.inputs.stepwise(question), by_phases], [share, 1.0], [0.0, HEAD_START_S])
+        return answer
+
+    def boxes_share(self, question: Question) -> float:
+        """How much time the tree over input boxes gets, next to that over phases; 0 for none."""
         region = question.region
         free = int((region.upper > region.lower).sum())
         few = sum(question.bounds.n_unstable) <= self.few_neurons
         if self.inputs is None or not region.is_box or free > self.most_inputs or few or _too_wide(question, free):
-            answer = yield from by_phases
-            return answer
-        share = INPUTS_SHARE if free <= self.few_inputs else 1.0
-        answer = yield from in_turns([self.inputs.stepwise(question), by_phases], [share, 1.0], [0.0, HEAD_START_S])
-        return answer
+            return 0.0
+        return INPUTS_SHARE if free <= self.few_inputs else 1.0
 
     def _by_phases(self, question: Question) -> Steps:
         saved = question.record.take("tree")
@@ -116,7 +126,7 @@ class BranchAndBound(Search):
         """The tree over phases, and begun anew, each time with more patience, on bounds by trees of every neuron."""
         pays = self._may_grow_trees(question)
         while True:
-            phases = replace(self.phases, time_limit_s=self.patience_s * MORE**number if pays else np.inf)
+            phases = replace(self._phases(), time_limit_s=self.patience_s * MORE**number if pays else np.inf)
             last = yield from phases.stepwise(question)
             answer = replace(last, nodes=int(stage["nodes"]) + last.nodes)
             question.lower = np.maximum(question.lower, np.array([case.lower for case in answer.cases]))
@@ -127,10 +137,16 @@ class BranchAndBound(Search):
             stage["nodes"], stage["round"] = np.array(answer.nodes), np.array(number)
             yield
 
+    def _phases(self) -> ReluSplitting:
+        from milpverify.search.relu_splitting import ReluSplitting  # much, and boxes alone often do
+
+        return ReluSplitting() if self.phases is None else self.phases
+
     def _first_try(self) -> ReluSplitting:
         """A tree of ascents with LPs for its last nodes only."""
-        steps = min(self.phases.root_steps, FIRST_STEPS)
-        return replace(self.phases, race=False, root_steps=steps, plane_steps=0, node_limit=self.first_nodes)
+        phases = self._phases()
+        steps = min(phases.root_steps, FIRST_STEPS)
+        return replace(phases, race=False, root_steps=steps, plane_steps=0, node_limit=self.first_nodes)
 
     def _attack(self, question: Question) -> None:
         if self.attack is None:
@@ -157,14 +173,15 @@ class BranchAndBound(Search):
 
     def _may_grow_trees(self, question: Question) -> bool:
         entries = question.bounds.condensed_entries(question.net.n_inputs)
-        return self.trees is not None and 0 < entries <= LARGEST_CLOSER
+        return self.neuron_nodes > 0 and 0 < entries <= LARGEST_CLOSER
 
     def _grow_trees(self, question: Question, number: int) -> bool:
         """Whether trees of single neurons have made a difference that is worth another round."""
-        assert self.trees is not None
+        from milpverify.search.neuron_trees import NeuronTrees
+
         before, limit = question.bounds, min(TREES_S * MORE**number, TREES_SHARE * question.left_s)
-        nodes = round(self.trees.nodes * MORE**number)
-        _tighten(question, replace(self.trees, nodes=nodes, ends=time.monotonic() + limit))
+        nodes = round(self.neuron_nodes * MORE**number)
+        _tighten(question, NeuronTrees(nodes=nodes, ends=time.monotonic() + limit))
         return _left(before, question.bounds) < WORTH
 
 

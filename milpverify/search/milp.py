@@ -11,21 +11,23 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from milpverify.errors import InputError, OptionError, SolverError
-from milpverify.formulation.encode import Encoded, encode_slack, objective_unit
-from milpverify.formulation.property_program import StackedRows, stack_rows
 from milpverify.formulation.relu import BigM, ReLUEncoding
-from milpverify.formulation.trust import LARGEST_REACH, LAST_WORD_S, admits_a_known_point
 from milpverify.network.graph import Bounds
 from milpverify.program.highs import Highs
 from milpverify.program.solver import Limits, MipProgress, Solution, Solver, Status
-from milpverify.search.cut_pool import Strengthening, strengthened
 from milpverify.search.question import Answer, CaseAnswer, Question, Search, TreeProgress
 from milpverify.spec.regions import L2Ball, Region
+
+# What writes programs is loaded by the first one: most questions are answered without.
+if TYPE_CHECKING:
+    from milpverify.formulation.encode import Encoded
+    from milpverify.formulation.property_program import StackedRows
+    from milpverify.search.cut_pool import Strengthening
 
 Confirm = Callable[[np.ndarray], Any]  # replays a point; None for one that does not count
 OnMip = Callable[[MipProgress], "bool | None"]
@@ -75,6 +77,8 @@ class MILP(Search):
 
     def run(self, question: Question) -> Answer:
         """One program a case, lowest bound first."""
+        from milpverify.formulation.property_program import stack_rows
+
         q, stacked, answers = question, None, {}
         open_ = [int(i) for i in q.open]
         for rank, i in enumerate(open_):
@@ -96,6 +100,8 @@ class MILP(Search):
         try:
             encoded = case_program(stacked, q.region, i, self.encoding)
             if self.cuts is not None:
+                from milpverify.search.cut_pool import strengthened
+
                 encoded = strengthened(encoded, self.cuts).encoded
             answer = self._ask(q, encoded, i, left)
         except (SolverError, InputError) as error:  # numbers too wild for a program or its solver
@@ -128,6 +134,8 @@ class MILP(Search):
 
 def case_program(stacked: StackedRows, region: Region, i: int, encoding: ReLUEncoding) -> Encoded:
     """The program that minimises the slack of case i of some whose rows are stacked."""
+    from milpverify.formulation.encode import encode_slack, objective_unit
+
     member, small = stacked.members[i], stacked.condensed
     return encode_slack(small, region, member, stacked.d[member], encoding, objective_unit(small, member))
 
@@ -172,6 +180,8 @@ def decide(
         time_limit_s: Wall time.
         on_mip: Told about the solver's progress; returning True stops it.
     """
+    from milpverify.formulation.trust import LARGEST_REACH, admits_a_known_point
+
     ends = time.monotonic() + time_limit_s
     tolerance, unit = search.needed(encoded, bounds), encoded.unit
     trusted = encoded.reach <= LARGEST_REACH
@@ -234,6 +244,8 @@ def minimise(
     Returns:
         The solver's lower bound (at most the cut-off), and the witness of its best point, if it has one.
     """
+    from milpverify.formulation.trust import LARGEST_REACH, admits_a_known_point
+
     ends = time.monotonic() + time_limit_s
     unit, below = encoded.unit, None if math.isinf(cutoff) else cutoff / encoded.unit
     trusted = encoded.reach <= LARGEST_REACH
@@ -270,6 +282,8 @@ def replayed(
     encoded: Encoded, solution: Solution, confirm: Confirm, solver: Solver, left_s: float
 ) -> tuple[Any, np.ndarray | None]:
     """The witness of a solution, polished if it takes that, and the polished solution as a next starting point."""
+    from milpverify.formulation.trust import LAST_WORD_S
+
     if solution.x is None:
         return None, None
     try:

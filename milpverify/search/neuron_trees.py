@@ -93,7 +93,7 @@ class NeuronTrees(KappaCrown):
                 return max(min(lowest, settled), lower)
             nodes = pool.pop(max(min(self.ascents.batch, len(pool) // 2), LEAST_BATCH))
             pool.release()
-            nodes = nodes.split(self.ascents.neurons(problem, nodes))
+            nodes, _ = self.ascents.chains(problem, nodes, len(nodes)).children(nodes)
             count += len(nodes)
             nodes, _ = self.ascents.bound(problem, nodes)
 

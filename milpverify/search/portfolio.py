@@ -19,6 +19,8 @@ GROWTH = 2.0  # of a turn from one to the next
 class Portfolio(Search):
     """Branch and bound first; where it takes long, a MILP solver has turns of its own, each longer than the last.
 
+    None where the tree relies on input boxes: those close what is far too large for a program.
+
     What the tree closes is proved by bounds; what only the solver closes is on its word.
 
     Attributes:
@@ -40,7 +42,7 @@ class Portfolio(Search):
     def run(self, question: Question) -> Answer:
         told, turn = _told_before(question), self.first_turn_s
         question.record.keep("told", lambda: _told_arrays(told))
-        steps = self.tree.stepwise(question)
+        steps, boxes = self.tree.stepwise(question), self.tree.boxes_share(question) > 1.0
         while True:
             ends = time.monotonic() + turn
             while time.monotonic() < ends:
@@ -51,7 +53,7 @@ class Portfolio(Search):
                     self._last_word(question, tree, told)
                     return _merged(question, tree, told)
             turn *= GROWTH
-            if sum(question.bounds.n_unstable) <= self.most_unstable:
+            if not boxes and sum(question.bounds.n_unstable) <= self.most_unstable:
                 self._programs(question, told, turn)
 
     def _programs(self, question: Question, told: dict[int, CaseAnswer], turn: float) -> None:

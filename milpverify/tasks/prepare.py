@@ -15,7 +15,6 @@ from milpverify.bounds.backward import Crown, FastLin
 from milpverify.bounds.compute import compute_bounds
 from milpverify.bounds.method import BoundMethod
 from milpverify.bounds.problem import DualProblem
-from milpverify.bounds.slopes import AlphaCrown, KappaCrown
 from milpverify.errors import PropertyError
 from milpverify.network.graph import Bounds, Network
 from milpverify.proof.evidence import Grade
@@ -113,6 +112,8 @@ def prepare(net: Network, cases: Sequence[Case], method: BoundMethod | None = No
     np.maximum.at(lower, case_of, value)
     open_ = np.flatnonzero(lower[case_of] <= 0)
     if ascend and len(open_) and few_unstable(net, bounds):
+        from milpverify.bounds.slopes import AlphaCrown, KappaCrown
+
         search = KappaCrown() if few_unstable(net, bounds, len(open_)) else AlphaCrown()
         found.append(search.rows(problem, rows[open_]))
         np.maximum.at(lower, case_of[open_], np.nextafter(found[-1].value - d[open_] - spare, -np.inf))
