@@ -14,6 +14,8 @@ Source: Xu et al. 2021 (alpha-CROWN); Salman et al. 2019 (its optimum is the tri
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +44,7 @@ class Ascent:
         rate: Step size of Adam at the first step.
         last_rate: Step size at the last one; it falls geometrically in between.
         stall: A row stops when `CHECK` steps gain less than this share of all that it has gained; 0 never stops one.
+        ends: No step begins after this time, on `time.monotonic`'s clock.
 
     Raises:
         OptionError: If one makes no sense.
@@ -51,6 +54,7 @@ class Ascent:
     rate: float = 0.5
     last_rate: float = 0.05
     stall: float = 0.0
+    ends: float = math.inf
 
     def __post_init__(self) -> None:
         if self.steps < 0 or not 0 < self.last_rate <= self.rate < np.inf or not self.stall >= 0:
@@ -58,6 +62,11 @@ class Ascent:
                 f"Ascent: steps={self.steps}, rate={self.rate}, last_rate={self.last_rate}, stall={self.stall}: give "
                 "steps >= 0, rate >= last_rate > 0 and stall >= 0."
             )
+
+    @property
+    def late(self) -> bool:
+        """Whether time is up."""
+        return time.monotonic() > self.ends
 
     def at(self, step: int) -> float:
         """The step size at a step from 0."""
@@ -238,6 +247,8 @@ def ascend(climb: Climb, how: Ascent, goal: float = np.inf, partner: np.ndarray 
     alone = best.ndim == 1  # rows of one region stop one by one, those of a batch go on together
     live, mark = np.arange(best.shape[-1]), origin
     for step in range(how.steps):
+        if how.late:
+            break
         if alone and step % CHECK == 0:
             height = to_host(best).copy()
             going = ~_settled(height, goal, partner)

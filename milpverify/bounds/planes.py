@@ -93,6 +93,8 @@ def raise_planes(climb: Climb, slopes: Slopes, how: Ascent) -> Planes:
     best, lam, offsets, on, x = _evaluate(climb, inputs, alpha, gamma)
     kept = [*alpha, *gamma, *lam]
     for step in range(how.steps):
+        if how.late:
+            break
         by_alpha, by_gamma = _gradient(climb, inputs, alpha, gamma, lam, offsets, on, x)
         alpha = adam.moved(how, step, alpha, by_alpha)
         for j, slope in enumerate(by_gamma):

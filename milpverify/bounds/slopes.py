@@ -6,6 +6,7 @@ The search is floating; every bound is claimed through `bounds.dual`.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -134,21 +135,26 @@ class AlphaCrown(SlopeSearch):
     def layer_after(self, small: DualProblem, k: int, l: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not self.layer_kappa_steps or k < 2:
             return l, u
-        l, u = l.copy(), u.copy()
-        unstable = open_neurons(l, u)
-        order = unstable[np.argsort(np.minimum(-l[unstable], u[unstable]), kind="stable")]
-        step = self._neurons_with_kappa(small)
-        for first in range(0, len(order), step):
-            some = order[first : first + step]
-            rows = np.zeros((2 * len(some), len(l)))
-            rows[np.arange(len(some)), some] = 1.0
-            rows[len(some) + np.arange(len(some)), some] = -1.0
-            low, high = self.neurons_after(small, rows, l[some], u[some])
+        l, u, groups = l.copy(), u.copy(), self._groups(small, l, u)
+        for some, (low, high) in zip(groups, self.groups_after(small, groups, l, u), strict=False):
             gained = 1.0 - np.maximum(high - low, 0.0).sum() / (u - l)[some].sum()
             l[some], u[some] = low, high
             if gained < LEAST_GAIN and len(open_neurons(low, high)) == len(some):
                 break
         return l, u
+
+    def _groups(self, small: DualProblem, l: np.ndarray, u: np.ndarray) -> list[np.ndarray]:
+        """The unstable neurons, those nearest to a settled sign first, as many together as fit."""
+        unstable = open_neurons(l, u)
+        order = unstable[np.argsort(np.minimum(-l[unstable], u[unstable]), kind="stable")]
+        step = self._neurons_with_kappa(small)
+        return [order[first : first + step] for first in range(0, len(order), step)]
+
+    def groups_after(
+        self, small: DualProblem, groups: Sequence[np.ndarray], l: np.ndarray, u: np.ndarray
+    ) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        """Bounds of each group of neurons."""
+        return (self.neurons_after(small, both_signs(some, len(l)), l[some], u[some]) for some in groups)
 
     def neurons_after(
         self, small: DualProblem, rows: np.ndarray, l: np.ndarray, u: np.ndarray
@@ -163,7 +169,7 @@ class AlphaCrown(SlopeSearch):
         k = len(small.layers)
         climb = Climb.of(small, k, rows)
         slopes = ascend(climb, replace(self.ascent, steps=self.layer_steps))
-        planes = raise_planes(climb, slopes, Ascent(self.layer_kappa_steps, *KAPPA_LAYERS))
+        planes = raise_planes(climb, slopes, Ascent(self.layer_kappa_steps, *KAPPA_LAYERS, ends=self.ascent.ends))
         value = dual_bound(small, k, rows, planes.slopes.rule(), planes.kappa).value
         value = self.neurons_with_planes(small, rows, planes, np.maximum(value, np.concatenate([l, -u])))
         return value[: len(l)], -value[len(l) :]
@@ -189,9 +195,17 @@ class AlphaCrown(SlopeSearch):
         k, slopes = len(climb.layers) + 1, self.row_slopes(climb)
         bounds = [dual_bound(climb.problem, k, rows, slopes.rule())]
         if self.kappa_steps and len(rows) and not climb.problem.is_batch:
-            planes = raise_planes(climb, slopes, Ascent(self.kappa_steps, *KAPPA_ROWS))
+            planes = raise_planes(climb, slopes, Ascent(self.kappa_steps, *KAPPA_ROWS, ends=self.ascent.ends))
             bounds.append(dual_bound(climb.problem, k, rows, planes.slopes.rule(), planes.kappa))
         return bounds
+
+
+def both_signs(some: np.ndarray, n: int) -> np.ndarray:
+    """Some of n neurons, and then their negatives, as rows, (2 s, n)."""
+    rows = np.zeros((2 * len(some), n))
+    rows[np.arange(len(some)), some] = 1.0
+    rows[len(some) + np.arange(len(some)), some] = -1.0
+    return rows
 
 
 @dataclass(frozen=True)

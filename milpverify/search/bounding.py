@@ -38,8 +38,8 @@ class Ascending:
     steps: int = 8
     rate: float = 0.25
     candidates: int = 6
-    chain: int = 12
-    splits: int = 48
+    chain: int = 4
+    splits: int = 24
 
     def chains(self, problem: NodeProblem, nodes: Nodes, together: int) -> Chains:
         """Where to split some of the `together` nodes of a step."""

@@ -10,9 +10,10 @@ import numpy as np
 
 from milpverify.attack.method import Attack, AttackResult
 from milpverify.attack.pgd import Pgd
-from milpverify.bounds.compute import compute_bounds
+from milpverify.bounds.ascent import Ascent
+from milpverify.bounds.compute import bound_rows, compute_bounds
 from milpverify.bounds.method import DEFAULT_BUDGET_BYTES, BoundMethod
-from milpverify.bounds.slopes import KappaCrown
+from milpverify.bounds.slopes import AlphaCrown, KappaCrown
 from milpverify.bounds.zonotope_forms import ARRAYS
 from milpverify.errors import OptionError
 from milpverify.network.graph import Bounds
@@ -35,7 +36,8 @@ HEAD_START_S = 0.5  # of the boxes
 FIRST_STEPS = 15  # of the ascent at the root in the first try: its nodes climb on from there
 LARGEST_CLOSER = 5e6  # inputs of unstable neurons: what tighter bounds by input-wise multipliers may be asked for
 MORE = 4.0  # times as much patience in each round
-TREES_S, TREES_SHARE = 60.0, 0.5  # of the neurons' trees at most: in the first round, and of the time that is left
+TREES_S, TREES_SHARE = 120.0, 0.8  # of the neurons' trees at most: in the first round, and of the time that is left
+DEEP, ROW_STEPS = 3, 60
 WORTH = 0.95  # of the neurons' widths: what must be left at most for another round
 
 
@@ -59,6 +61,7 @@ class BranchAndBound(Search):
         closer: Tighter bounds of the hidden neurons after the first try; None to skip them.
         neuron_nodes: Nodes of each neuron's tree after the first round; 0 to go on with that round instead.
         patience_s: Seconds of the first round.
+        workers: Processes that grow the neurons' trees; see `NeuronTrees`.
 
     Raises:
         OptionError: If one is negative.
@@ -72,8 +75,9 @@ class BranchAndBound(Search):
     first_nodes: int = 1000
     attack: Attack | None = field(default_factory=lambda: Pgd(rounds=2))
     closer: BoundMethod | None = field(default_factory=KappaCrown)
-    neuron_nodes: int = 100
+    neuron_nodes: int = 400
     patience_s: float = 3.0
+    workers: int = 1
 
     def __post_init__(self) -> None:
         if min(self.first_nodes, self.few_inputs, self.neuron_nodes) < 0 or not self.patience_s >= 0:
@@ -125,6 +129,8 @@ class BranchAndBound(Search):
     def _in_rounds(self, question: Question, stage: dict[str, np.ndarray], number: int) -> Steps:
         """The tree over phases, and begun anew, each time with more patience, on bounds by trees of every neuron."""
         pays = self._may_grow_trees(question)
+        if pays and not number and not question.answered and _is_deep(question.bounds):
+            pays = self._grow_trees(question, number)
         while True:
             phases = replace(self._phases(), time_limit_s=self.patience_s * MORE**number if pays else np.inf)
             last = yield from phases.stepwise(question)
@@ -173,7 +179,7 @@ class BranchAndBound(Search):
 
     def _may_grow_trees(self, question: Question) -> bool:
         entries = question.bounds.condensed_entries(question.net.n_inputs)
-        return self.neuron_nodes > 0 and 0 < entries <= LARGEST_CLOSER
+        return self.neuron_nodes > 0 and 0 < entries <= LARGEST_CLOSER and not self.boxes_share(question)
 
     def _grow_trees(self, question: Question, number: int) -> bool:
         """Whether trees of single neurons have made a difference that is worth another round."""
@@ -181,7 +187,8 @@ class BranchAndBound(Search):
 
         before, limit = question.bounds, min(TREES_S * MORE**number, TREES_SHARE * question.left_s)
         nodes = round(self.neuron_nodes * MORE**number)
-        _tighten(question, NeuronTrees(nodes=nodes, ends=time.monotonic() + limit))
+        ascent = Ascent(ends=time.monotonic() + limit)
+        _tighten(question, NeuronTrees(nodes=nodes, workers=self.workers, ascent=ascent))
         return _left(before, question.bounds) < WORTH
 
 
@@ -193,6 +200,27 @@ def _tighten(question: Question, method: BoundMethod) -> None:
     question.bounds = question.bounds.intersect(tighter)
     if method.solver_trusted:
         question.spare = max(question.spare, trusted_allowance(question.region, [question.bounds]))
+    with question.interrupt.released():
+        _bound_cases(question)
+
+
+def _bound_cases(question: Question) -> None:
+    """Raise the open cases' lower bounds by what the hidden bounds now give."""
+    chosen = [(i, question.cases[i].unsafe) for i in question.open]
+    if not chosen:
+        return
+    rows, d = np.concatenate([unsafe.C for _, unsafe in chosen]), np.concatenate([unsafe.d for _, unsafe in chosen])
+    work = question.bounds.condensed_entries(question.net.n_inputs) * len(rows)
+    method = KappaCrown(kappa_steps=ROW_STEPS) if work <= LARGEST_CLOSER else AlphaCrown()
+    value = bound_rows(question.net, question.region, question.bounds, rows, method).value
+    lower, case = question.lower.copy(), np.repeat([i for i, _ in chosen], [len(unsafe.d) for _, unsafe in chosen])
+    np.maximum.at(lower, case, np.nextafter(value - d - question.spare, -np.inf))
+    question.lower = lower
+
+
+def _is_deep(bounds: Bounds) -> bool:
+    """Whether neurons of the third hidden layer or above are unstable: from there on trees of neurons pay most."""
+    return sum(bounds.n_unstable[DEEP - 1 :]) > 0
 
 
 def _left(before: Bounds, after: Bounds) -> float:

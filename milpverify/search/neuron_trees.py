@@ -9,9 +9,9 @@ al. 2019 (by programs); here on the dual function.
 
 from __future__ import annotations
 
-import math
-import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -20,7 +20,8 @@ from milpverify.bounds.ascent import dense_weights
 from milpverify.bounds.nodes import NodeProblem
 from milpverify.bounds.planes import Planes
 from milpverify.bounds.problem import DualProblem
-from milpverify.bounds.slopes import KappaCrown
+from milpverify.bounds.processes import share
+from milpverify.bounds.slopes import KappaCrown, both_signs
 from milpverify.errors import OptionError
 from milpverify.network.arrays import to_host
 from milpverify.network.graph import Affine
@@ -30,6 +31,8 @@ from milpverify.search.domain import Nodes, Pool
 from milpverify.search.planes import plane_slopes
 
 LEAST_BATCH = 4
+LEAST_GROUPS = 2  # of neurons for each worker
+LOOK, HOPE = 64, 4.0  # nodes before a tree must be likely to settle its neuron, by how much more than so far it gains
 POOL_BYTES = 2**30
 
 
@@ -42,27 +45,42 @@ class NeuronTrees(KappaCrown):
     Attributes:
         nodes: Of one side of one neuron, at most.
         ascents: Bounds them.
-        ends: On `time.monotonic`'s clock: neurons that nobody has come to by then get no tree.
+        workers: Processes that share a layer's neurons, where those are enough to pay for starting them. More than one
+            needs the usual `if __name__ == "__main__":` in the script.
+
+    Neurons that nobody has come to when `ascent.ends` is over get no tree.
 
     Raises:
-        OptionError: If `nodes` is negative.
+        OptionError: If `nodes` is negative, or there is no worker.
     """
 
     layer_kappa_steps: int = 30
-    nodes: int = 100
-    ascents: Ascending = field(default_factory=lambda: Ascending(batch=32))
-    ends: float = math.inf
+    nodes: int = 400
+    ascents: Ascending = field(default_factory=lambda: Ascending(batch=64))
+    workers: int = 1
     name: ClassVar[str] = "trees"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.nodes < 0:
-            raise OptionError(f"NeuronTrees: nodes={self.nodes} must not be negative.")
+        if self.nodes < 0 or self.workers < 1:
+            raise OptionError(
+                f"NeuronTrees: nodes={self.nodes} must not be negative, and workers={self.workers} at least 1."
+            )
+
+    def groups_after(
+        self, small: DualProblem, groups: Sequence[np.ndarray], l: np.ndarray, u: np.ndarray
+    ) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        if self.workers < 2 or len(groups) < LEAST_GROUPS * self.workers:
+            return super().groups_after(small, groups, l, u)
+        run = partial(_bounded, replace(self, workers=1), small)
+        return share(
+            "NeuronTrees", run, [(both_signs(some, len(l)), l[some], u[some]) for some in groups], self.workers
+        )
 
     def neurons_after(
         self, small: DualProblem, rows: np.ndarray, l: np.ndarray, u: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        return (l, u) if time.monotonic() > self.ends else super().neurons_after(small, rows, l, u)
+        return (l, u) if self.ascent.late else super().neurons_after(small, rows, l, u)
 
     def neurons_with_planes(
         self, small: DualProblem, rows: np.ndarray, planes: Planes, sides: np.ndarray
@@ -72,7 +90,7 @@ class NeuronTrees(KappaCrown):
         alpha = np.concatenate([to_host(part) for part in planes.slopes.alpha], axis=1)
         for i in range(n):
             for row in (i, n + i) if sides[i] > sides[n + i] else (n + i, i):  # first the side nearer to its sign
-                if max(sides[i], sides[n + i]) >= 0 or time.monotonic() > self.ends:
+                if max(sides[i], sides[n + i]) >= 0 or self.ascent.late:
                     break
                 planed = problem.with_planes(np.arange(problem.n_neurons), slopes[row])
                 sides[row] = self._raised(planed, row, float(sides[row]), alpha[row : row + 1])
@@ -88,14 +106,22 @@ class NeuronTrees(KappaCrown):
             done = (nodes.lower >= 0) | ~nodes.free.any(axis=1)
             settled = min(settled, float(nodes.lower[done].min(initial=np.inf)))
             pool.push(nodes[~done])
-            lowest = float(pool.lower(1)[0])
-            if count >= self.nodes or settled <= lowest:
-                return max(min(lowest, settled), lower)
+            lowest = min(float(pool.lower(1)[0]), settled)
+            hopeless = count >= LOOK and lowest + HOPE * (lowest - lower) < 0
+            if count >= self.nodes or settled <= lowest or hopeless:
+                return max(lowest, lower)
             nodes = pool.pop(max(min(self.ascents.batch, len(pool) // 2), LEAST_BATCH))
             pool.release()
             nodes, _ = self.ascents.chains(problem, nodes, len(nodes)).children(nodes)
             count += len(nodes)
             nodes, _ = self.ascents.bound(problem, nodes)
+
+
+def _bounded(
+    method: NeuronTrees, small: DualProblem, piece: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a worker does for one group of neurons."""
+    return method.neurons_after(small, *piece)
 
 
 def _root(problem: NodeProblem, row: int, lower: float, alpha: np.ndarray) -> Nodes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from milpverify.bounds.ascent import Ascent, Climb, ascend
@@ -13,15 +15,16 @@ ALPHA_STEPS = 40
 RATES = (0.3, 0.001)  # of the planes' slopes, first and last
 
 
-def root_planes(problem: NodeProblem, rows: np.ndarray, steps: int) -> list[NodeProblem]:
+def root_planes(problem: NodeProblem, rows: np.ndarray, steps: int, ends: float = math.inf) -> list[NodeProblem]:
     """For each case the problem with one plane a neuron, as an ascent on the case's bound ends with.
 
     Args:
         problem: Without planes.
         rows: Per case the weights of its rows, shape (cases, m).
         steps: Of the ascent.
+        ends: No step begins after this time, on `time.monotonic`'s clock.
     """
-    found = _raised(problem, rows, steps)
+    found = _raised(problem, rows, steps, ends)
     return [problem.with_planes(np.arange(problem.n_neurons), each) for each in plane_slopes(problem, found)]
 
 
@@ -38,7 +41,7 @@ def plane_slopes(problem: NodeProblem, found: Planes) -> np.ndarray:
     return slopes[..., :-1]
 
 
-def root_gammas(problem: OwnPlanes, rows: np.ndarray, steps: int) -> np.ndarray:
+def root_gammas(problem: OwnPlanes, rows: np.ndarray, steps: int, ends: float = math.inf) -> np.ndarray:
     """For each case all gammas that an ascent on the case's bound ends with, as `OwnPlanes` keeps them; floating.
 
     Args: as of `root_planes`.
@@ -46,11 +49,11 @@ def root_gammas(problem: OwnPlanes, rows: np.ndarray, steps: int) -> np.ndarray:
     Returns:
         Shape (cases, gammas).
     """
-    found = _raised(problem, rows, steps)
+    found = _raised(problem, rows, steps, ends)
     parts = (gamma[:, some].reshape(len(rows), -1) for gamma, some in zip(found.gamma, problem.neurons, strict=True))
     return np.concatenate([*parts], axis=1)
 
 
-def _raised(problem: NodeProblem, rows: np.ndarray, steps: int) -> Planes:
+def _raised(problem: NodeProblem, rows: np.ndarray, steps: int, ends: float) -> Planes:
     climb = Climb.of(problem.problem, problem.n_hidden + 1, rows.astype(np.float64))
-    return raise_planes(climb, ascend(climb, Ascent(ALPHA_STEPS)), Ascent(steps, *RATES))
+    return raise_planes(climb, ascend(climb, Ascent(ALPHA_STEPS, ends=ends)), Ascent(steps, *RATES, ends=ends))

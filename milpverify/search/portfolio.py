@@ -13,11 +13,13 @@ from milpverify.search.milp import MILP
 from milpverify.search.question import Answer, CaseAnswer, Question, Search, answers_arrays, saved_answers
 
 GROWTH = 2.0  # of a turn from one to the next
+SHARE = 0.25  # of the time that the tree has had in its turn
 
 
 @dataclass(frozen=True)
 class Portfolio(Search):
-    """Branch and bound first; where it takes long, a MILP solver has turns of its own, each longer than the last.
+    """Branch and bound first; where it takes long, a MILP solver has turns of its own: short ones, and each longer
+    than the last.
 
     None where the tree relies on input boxes: those close what is far too large for a program.
 
@@ -32,7 +34,7 @@ class Portfolio(Search):
 
     tree: BranchAndBound = field(default_factory=BranchAndBound)
     milp: MILP = field(default_factory=MILP)
-    first_turn_s: float = 5.0
+    first_turn_s: float = 30.0
     most_unstable: int = 300
 
     def __post_init__(self) -> None:
@@ -52,9 +54,9 @@ class Portfolio(Search):
                     tree: Answer = end.value
                     self._last_word(question, tree, told)
                     return _merged(question, tree, told)
-            turn *= GROWTH
             if not boxes and sum(question.bounds.n_unstable) <= self.most_unstable:
-                self._programs(question, told, turn)
+                self._programs(question, told, SHARE * turn)
+            turn *= GROWTH
 
     def _programs(self, question: Question, told: dict[int, CaseAnswer], turn: float) -> None:
         """The MILP's turn: cases it answers are settled."""

@@ -91,13 +91,15 @@ class ReluTree:
         self._theta = np.ones((len(mine), n))
         if OwnPlanes.gammas_over(self._problem) <= MOST_INPUTS * n:
             own = OwnPlanes.over(self._problem)
-            gammas = np.zeros((len(mine), own.n_gammas)) if found else root_gammas(own, mine, steps)
+            gammas = (
+                np.zeros((len(mine), own.n_gammas)) if found else root_gammas(own, mine, steps, self._question.ends)
+            )
             self._problem, self._theta = own, np.concatenate([self._theta, gammas], axis=1)
             return
         if found:
             problems = [self._problem.with_planes(np.arange(self._problem.n_neurons), P) for P in found["planes"]]
         else:
-            problems = root_planes(self._problem, mine, steps)
+            problems = root_planes(self._problem, mine, steps, self._question.ends)
         self._planed = dict(zip(self._open_cases.tolist(), problems, strict=True))
 
     def _groups(self, nodes: Nodes) -> list[tuple[NodeProblem, np.ndarray]]:
