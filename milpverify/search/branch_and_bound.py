@@ -231,7 +231,7 @@ def _left(before: Bounds, after: Bounds) -> float:
         was, is_ = before.unstable(k), after.unstable(k)
         shares.append(np.where(is_, width[1], 0.0)[was] / width[0][was])
     each = np.concatenate(shares)
-    return float(each.mean()) if len(each) else 0.0
+    return float(each.mean()) if len(each) else 1.0
 
 
 def _too_wide(question: Question, free: int) -> bool:

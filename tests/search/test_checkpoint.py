@@ -37,6 +37,10 @@ SEARCHES = {
 }
 
 
+# Each round begins anew, so that its nodes are not below saved ones.
+ROUNDS = {"rounds": replace(TREE, first_nodes=0, attack=None, patience_s=0.01)}
+
+
 def asked(net: mv.Network, p: mv.Property, gap: float | None = None) -> Question:
     prepared = prepare(net, p.cases)
 
@@ -127,9 +131,9 @@ def test_only_open_nodes_are_bounded_after_a_stop(name: str, bounded: list[Nodes
     assert answer.nodes > saved
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("name", [*SEARCHES, *ROUNDS])
 def test_a_stopped_and_resumed_minimum_is_the_same(name: str) -> None:
-    net, search = network(n=12, hidden=20), SEARCHES[name]
+    net, search = network(n=12, hidden=20), {**SEARCHES, **ROUNDS}[name]
     p = prop(net)
     whole = asked(net, p, gap=1e-4)
     lower = min(case.lower for case in search.run(whole).cases)

@@ -41,6 +41,7 @@ SEARCHES: dict[str, Search] = {
     "one split a node": replace(ASCENTS, ascents=Ascending(chain=1)),
     "no refresh, one candidate": replace(ASCENTS, refresh=0, ascents=Ascending(candidates=1)),
     "branch and bound": BranchAndBound(inputs=None, first_nodes=2, attack=None),
+    "rounds": BranchAndBound(inputs=None, first_nodes=0, attack=None, closer=None, patience_s=0.0, neuron_nodes=8),
     "portfolio": Portfolio(BranchAndBound(inputs=None), first_turn_s=0.02),
 }
 GAP = 0.01
