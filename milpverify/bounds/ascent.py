@@ -300,7 +300,7 @@ def dense_weights(problem: DualProblem, j: int, ends: Sequence[int]) -> np.ndarr
     dense = np.zeros((affine.size, ends[j - 1]))
     for source, op in affine.blocks:
         first = ends[source - 1] if source else 0
-        dense[:, first : ends[source]] = to_host(op.transpose_apply(problem.convert(np.eye(affine.size))))
+        dense[:, first : ends[source]] = to_host(op.rows_like(np.arange(affine.size), problem.like))
     return dense
 
 

@@ -120,7 +120,7 @@ def _check_known(who: str, net: Network, bounds: Bounds, semantics: Semantics) -
             f"{who}: bounds of {[l.shape[-1] for l in bounds.lower]} neurons do not fit a network of "
             f"{list(net.sizes)}. Compute them for this network."
         )
-    if semantics is not REAL and bounds.semantics != semantics.name:
+    if semantics != REAL and bounds.semantics != semantics.name:
         raise BoundsError(
             f"{who}: bounds in {bounds.semantics} semantics prove nothing in {semantics.name}. Compute them with "
             f"semantics={type(semantics).__name__}()."

@@ -186,10 +186,7 @@ def _weights(problem: DualProblem, part: Kappa, index: np.ndarray) -> tuple[np.n
     dense = np.zeros((len(index), sum(sizes)))
     for source, op in problem.affine(part.layer).blocks:
         start = sum(sizes[:source])
-        unit = np.zeros((len(index), op.out_size))
-        unit[np.arange(len(index)), index] = 1.0
-        rows = op.transpose_apply(problem.convert(unit))
-        dense[:, start : start + sizes[source]] = to_host(rows)
+        dense[:, start : start + sizes[source]] = to_host(op.rows_like(index, problem.like))
     listed = (part.inputs >= 0) & (part.inputs < dense.shape[1])
     weights = np.where(listed, np.take_along_axis(dense, np.where(listed, part.inputs, 0), axis=1), 0.0)
     left = np.pad(dense, ((0, 0), (0, 1)))  # the last column is what an entry that does not count clears

@@ -15,7 +15,7 @@ Source: Anderson et al. 2020, theorem 2; Tjandraatmadja et al. 2020; De Palma et
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from milpverify.network.arrays import array_namespace, device, to_host
 from milpverify.network.operators import Array
 
 MOMENTUM = 0.8  # of gamma's steps
+SHARE_RATE = 1.0 / 3.0  # of gamma's step size, for the shares, which all of gamma's gradients depend on
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +53,19 @@ class PlaneInputs:
 
 @dataclass(frozen=True, eq=False)
 class Planes:
-    """What the ascent found: slopes alpha, per layer gamma (m, n, r) and lambda's sign; the bounds seen, (m,)."""
+    """What the ascent found.
+
+    Attributes:
+        slopes: alpha, and the bounds seen, (m,).
+        gamma: Per layer, (m, n, r).
+        share: Of lambda that the plane serves where lambda < 0, in [0, 1]; the triangle serves the rest, (m, n).
+        inputs: Per layer what its neurons read.
+        lam: Per layer lambda, (m, n).
+    """
 
     slopes: Slopes
     gamma: tuple[Array, ...]
+    share: tuple[Array, ...]
     inputs: tuple[PlaneInputs, ...]
     lam: tuple[Array, ...]
 
@@ -63,23 +73,29 @@ class Planes:
     def kappa(self) -> tuple[Kappa, ...]:
         """The multipliers for the kernel, used where lambda is negative."""
         parts = []
-        for j, (gamma, inputs, lam) in enumerate(zip(self.gamma, self.inputs, self.lam, strict=True), start=1):
+        for j, (inputs, lam, share) in enumerate(zip(self.inputs, self.lam, self.share, strict=True), start=1):
             if not len(inputs.columns):
                 continue
             below = np.minimum(to_host(lam).astype(np.float64), 0.0)
-            values = below[..., None] * to_host(gamma).astype(np.float64) * to_host(inputs.weights)
-            parts.append(Kappa(j, np.arange(len(inputs.columns)), inputs.columns, values, below < 0))
+            used = np.where(below < 0, to_host(share).astype(np.float64), 0.0)
+            values = (used * below)[..., None] * self.slopes_of(j)
+            parts.append(Kappa(j, np.arange(len(inputs.columns)), inputs.columns, values, used))
         return tuple(parts)
+
+    def slopes_of(self, j: int) -> np.ndarray:
+        """The planes of layer j: gamma w for what each neuron reads (`inputs[j - 1].columns`), (m, n, r) in float64."""
+        return np.asarray(to_host(self.gamma[j - 1]).astype(np.float64) * to_host(self.inputs[j - 1].weights))
 
 
 @QUIET
-def raise_planes(climb: Climb, slopes: Slopes, how: Ascent) -> Planes:
-    """Raise g of every row by gamma and alpha, from slopes that alpha's own ascent found. Floating.
+def raise_planes(climb: Climb, slopes: Slopes, how: Ascent, share_rate: float = SHARE_RATE) -> Planes:
+    """Raise g of every row by gamma, shares and alpha, from slopes that alpha's own ascent found. Floating.
 
     Args:
         climb: Rows over a condensed problem: one region, every neuron unstable, dense blocks.
         slopes: Where to start.
-        how: Steps and step sizes, of gamma; alpha moves on more slowly.
+        how: Steps and step sizes, of gamma and alpha.
+        share_rate: Step size of the shares, in those; few steps reach farther with 1, many with less.
     """
     xp, like = array_namespace(climb.rows), climb.rows
     inputs = [plane_inputs(climb.problem, j, climb.ends, climb.rows) for j in range(len(climb.layers))]
@@ -89,26 +105,30 @@ def raise_planes(climb: Climb, slopes: Slopes, how: Ascent) -> Planes:
         xp.zeros(size, dtype=like.dtype, device=device(like)) + layer.slope[..., None]
         for size, layer in zip(shape, climb.layers, strict=True)
     ]
-    adam, push = Adam(alpha), [xp.zeros_like(part) for part in gamma]
-    best, lam, offsets, on, x = _evaluate(climb, inputs, alpha, gamma)
-    kept = [*alpha, *gamma, *lam]
+    share = [xp.ones_like(part) for part in alpha]
+    push = [xp.zeros_like(part) for part in gamma]
+    pace = replace(how, rate=how.rate * share_rate, last_rate=how.last_rate * share_rate)
+    adam, adam_of_shares, n = Adam(alpha), Adam(share), len(alpha)
+    best, seen = _evaluate(climb, inputs, alpha, gamma, share)
+    kept = [*alpha, *gamma, *share, *seen.lam]
     for step in range(how.steps):
         if how.late:
             break
-        by_alpha, by_gamma = _gradient(climb, inputs, alpha, gamma, lam, offsets, on, x)
+        by_alpha, by_gamma, by_share = _gradient(climb, inputs, alpha, gamma, share, seen)
         alpha = adam.moved(how, step, alpha, by_alpha)
+        share = adam_of_shares.moved(pace, step, share, by_share)
         for j, slope in enumerate(by_gamma):
             push[j] = MOMENTUM * push[j] + slope
             # A neuron's inputs share one step size, so that those that matter more move farther.
             size = xp.sum(xp.abs(push[j]), axis=-1, keepdims=True) / max(slope.shape[-1], 1) + SPARE
             gamma[j] = xp.clip(gamma[j] + push[j] * (how.at(step) / size), min=0.0, max=1.0)
-        value, lam, offsets, on, x = _evaluate(climb, inputs, alpha, gamma)
+        value, seen = _evaluate(climb, inputs, alpha, gamma, share)
         better = value > best
         best = xp.where(better, value, best)
-        for i, part in enumerate((*alpha, *gamma, *lam)):
+        for i, part in enumerate((*alpha, *gamma, *share, *seen.lam)):
             kept[i] = xp.where(better.reshape((-1,) + (1,) * (part.ndim - 1)), part, kept[i])
-    n = len(alpha)
-    return Planes(Slopes(tuple(kept[:n]), to_host(best)), tuple(kept[n : 2 * n]), tuple(inputs), tuple(kept[2 * n :]))
+    alphas, gammas, shares, lams = (tuple(kept[i * n : (i + 1) * n]) for i in range(4))
+    return Planes(Slopes(alphas, to_host(best)), gammas, shares, tuple(inputs), lams)
 
 
 def plane_inputs(
@@ -150,10 +170,20 @@ def plane_inputs(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """One evaluation of g: per layer lambda, R and whether it is attained above the kink; the region's minimiser."""
+
+    lam: list[Array]
+    offsets: list[Array]
+    on: list[Array]
+    x: Array
+
+
 def _evaluate(
-    climb: Climb, inputs: Sequence[PlaneInputs], alpha: Sequence[Array], gamma: Sequence[Array]
-) -> tuple[Array, list[Array], list[Array], list[Array], Array]:
-    """g (m,), and per layer lambda, R and on which side of the kink R is attained; the minimiser in the region."""
+    climb: Climb, inputs: Sequence[PlaneInputs], alpha: Sequence[Array], gamma: Sequence[Array], share: Sequence[Array]
+) -> tuple[Array, _Seen]:
+    """g (m,), and what it was made of."""
     xp = array_namespace(climb.rows)
     value, columns = climb.constant, xp.asarray(climb.rows, copy=True)
     lam, offsets, on = ([None] * len(climb.layers) for _ in range(3))
@@ -162,15 +192,17 @@ def _evaluate(
         h = xp.asarray(columns[:, end : climb.ends[j + 1]], copy=True)
         above = xp.clip(h, min=0.0)
         below = h - above
+        by_plane = below * share[j]
+        rest = below - by_plane
         off = -xp.sum(gamma[j] * part.low, axis=-1)
         right = layer.bias + xp.sum(part.high - gamma[j] * part.high, axis=-1)
         lam[j], on[j], offsets[j] = h, right >= off, xp.maximum(off, right)
-        nu = above * alpha[j]
-        value = value + nu @ layer.bias + xp.sum(below * offsets[j], axis=-1)
-        columns[:, :end] += nu @ layer.weights + scattered(below, gamma[j] * part.weights, part)
+        nu = above * alpha[j] + rest * layer.slope
+        value = value + nu @ layer.bias + xp.sum(by_plane * offsets[j] + rest * layer.intercept, axis=-1)
+        columns[:, :end] += nu @ layer.weights + scattered(by_plane, gamma[j] * part.weights, part)
     lam0 = columns[:, : climb.ends[0]]
     x = climb.minimiser(lam0)
-    return value + xp.sum(lam0 * x, axis=-1), lam, offsets, on, x
+    return value + xp.sum(lam0 * x, axis=-1), _Seen(lam, offsets, on, x)
 
 
 def scattered(below: Array, slopes: Array, part: PlaneInputs) -> Array:
@@ -196,24 +228,26 @@ def _gradient(
     inputs: Sequence[PlaneInputs],
     alpha: Sequence[Array],
     gamma: Sequence[Array],
-    lam: Sequence[Array],
-    offsets: Sequence[Array],
-    on: Sequence[Array],
-    x: Array,
-) -> tuple[list[Array], list[Array]]:
-    """d g / d alpha and d g / d gamma by one pass of the relaxed minimiser upwards. Floating."""
-    xp = array_namespace(x)
+    share: Sequence[Array],
+    seen: _Seen,
+) -> tuple[list[Array], list[Array], list[Array]]:
+    """d g / d alpha, gamma and share by one pass of the relaxed minimiser upwards. Floating."""
+    xp, x, lam = array_namespace(seen.x), seen.x, seen.lam
     values = xp.zeros((x.shape[0], climb.ends[-1] + 1), dtype=x.dtype, device=device(x))
     values[:, : climb.ends[0]] = x
-    by_alpha, by_gamma = [], []
+    by_alpha, by_gamma, by_share = [], [], []
     for j, (layer, part) in enumerate(zip(climb.layers, inputs, strict=True)):
         zhat = values[:, : climb.ends[j]] @ layer.weights.T + layer.bias
         above = xp.clip(lam[j], min=0.0)
+        below = lam[j] - above
         by_alpha.append(above * zhat)
         wt = part.weights * read_by(values, part)
-        own = xp.where(on[j][..., None], part.high, part.low)  # w_i t_i where R is attained
-        by_gamma.append((lam[j] - above)[..., None] * (wt - own))
+        own = xp.where(seen.on[j][..., None], part.high, part.low)  # w_i t_i where R is attained
+        by_gamma.append((below * share[j])[..., None] * (wt - own))
+        triangle = layer.slope * zhat + layer.intercept
+        lower = xp.sum(gamma[j] * wt, axis=-1) + seen.offsets[j] - triangle  # the plane, next to the triangle
+        by_share.append(below * lower)
         if j + 1 < len(climb.layers):
-            plane = xp.sum(gamma[j] * wt, axis=-1) + offsets[j]
-            values[:, climb.ends[j] : climb.ends[j + 1]] = xp.where(lam[j] > 0, alpha[j] * zhat, plane)
-    return by_alpha, by_gamma
+            z = xp.where(lam[j] > 0, alpha[j] * zhat, triangle + share[j] * lower)
+            values[:, climb.ends[j] : climb.ends[j + 1]] = z
+    return by_alpha, by_gamma, by_share

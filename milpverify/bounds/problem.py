@@ -223,7 +223,7 @@ class DualProblem:
         key = ("error", k)
         if key not in self.cache:
             total = self.slack[k - 1] if self.slack else np.zeros(self.affine(k).size)
-            if self.semantics is not REAL:
+            if self.semantics != REAL:
                 sizes = {source: self.convert(self.values_scale(source)) for source, _ in self.affine(k).blocks}
                 affine = self.affine(k)
                 assert isinstance(affine, Affine)  # parts of a network carry its semantics as `slack`

@@ -18,11 +18,13 @@ from milpverify.bounds.dual import DualBound, best_of, dual_bound
 from milpverify.bounds.method import DEFAULT_BUDGET_BYTES, BoundMethod, check_budget, rows_at_once
 from milpverify.bounds.planes import Planes, raise_planes
 from milpverify.bounds.problem import DualProblem, open_neurons
-from milpverify.bounds.small import folded_neurons, folded_rows, small_problem
+from milpverify.bounds.small import folded_neurons, folded_rows, seen_problem, small_problem
 from milpverify.errors import OptionError
+from milpverify.network.arrays import to_host
 
 KAPPA_LAYERS = (0.3, 0.02)  # first and last step size of input-wise slopes; few steps shall reach far,
 KAPPA_ROWS = (0.3, 0.002)  # and the final rows settle
+LAYERS_SHARE_RATE = 0.7  # step size of the planes' shares for layers, in those
 KAPPA_NEURONS = 8  # at once: their arrays stay in the cache, and a layer where nothing is gained is soon left
 LEAST_GAIN = 0.01  # of the neurons' widths, for which input-wise multipliers go on to the next neurons
 
@@ -135,57 +137,56 @@ class AlphaCrown(SlopeSearch):
     def layer_after(self, small: DualProblem, k: int, l: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not self.layer_kappa_steps or k < 2:
             return l, u
-        l, u, groups = l.copy(), u.copy(), self._groups(small, l, u)
+        l, u, local = l.copy(), u.copy(), _is_local(small, k)
+        groups = self._groups(small, l, u, local)
         for some, (low, high) in zip(groups, self.groups_after(small, groups, l, u), strict=False):
             gained = 1.0 - np.maximum(high - low, 0.0).sum() / (u - l)[some].sum()
             l[some], u[some] = low, high
-            if gained < LEAST_GAIN and len(open_neurons(low, high)) == len(some):
+            if gained < LEAST_GAIN and len(open_neurons(low, high)) == len(some) and not local:
                 break
         return l, u
 
-    def _groups(self, small: DualProblem, l: np.ndarray, u: np.ndarray) -> list[np.ndarray]:
-        """The unstable neurons, those nearest to a settled sign first, as many together as fit."""
+    def _groups(self, small: DualProblem, l: np.ndarray, u: np.ndarray, local: bool) -> list[np.ndarray]:
+        """The unstable neurons, as many together as fit: those nearest to a settled sign first.
+
+        Local ones in their order: neighbours read much the same, and what they do not read costs nothing.
+        """
         unstable = open_neurons(l, u)
-        order = unstable[np.argsort(np.minimum(-l[unstable], u[unstable]), kind="stable")]
-        step = self._neurons_with_kappa(small)
-        return [order[first : first + step] for first in range(0, len(order), step)]
+        order = np.argsort(np.minimum(-l[unstable], u[unstable]), kind="stable")
+        ranked, step = unstable if local else unstable[order], self._neurons_with_kappa(small)
+        return [ranked[first : first + step] for first in range(0, len(ranked), step)]
 
     def groups_after(
         self, small: DualProblem, groups: Sequence[np.ndarray], l: np.ndarray, u: np.ndarray
     ) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        """Bounds of each group of neurons."""
-        return (self.neurons_after(small, both_signs(some, len(l)), l[some], u[some]) for some in groups)
+        """Bounds of each group of neurons, from those of all neurons so far."""
+        return (self.neurons_after(seen_problem(small, some), l[some], u[some]) for some in groups)
 
-    def neurons_after(
-        self, small: DualProblem, rows: np.ndarray, l: np.ndarray, u: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def neurons_after(self, small: DualProblem, l: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of some neurons by input-wise multipliers.
 
         Args:
-            small: The condensed problem whose last layer they are of.
-            rows: The neurons, and then their negatives, as rows over that layer.
+            small: The condensed problem whose last layer they are.
             l, u: Their bounds so far.
         """
-        k = len(small.layers)
-        climb = Climb.of(small, k, rows)
+        k, rows = len(small.layers), np.concatenate([np.eye(len(l)), -np.eye(len(l))])
+        climb, how = Climb.of(small, k, rows), Ascent(self.layer_kappa_steps, *KAPPA_LAYERS, ends=self.ascent.ends)
         slopes = ascend(climb, replace(self.ascent, steps=self.layer_steps))
-        planes = raise_planes(climb, slopes, Ascent(self.layer_kappa_steps, *KAPPA_LAYERS, ends=self.ascent.ends))
+        planes = raise_planes(climb, slopes, how, LAYERS_SHARE_RATE)
         value = dual_bound(small, k, rows, planes.slopes.rule(), planes.kappa).value
-        value = self.neurons_with_planes(small, rows, planes, np.maximum(value, np.concatenate([l, -u])))
-        return value[: len(l)], -value[len(l) :]
+        sides = self.sides_after(small, planes, np.maximum(value, np.concatenate([l, -u])))
+        return sides[: len(l)], -sides[len(l) :]
 
-    def neurons_with_planes(
-        self, small: DualProblem, rows: np.ndarray, planes: Planes, sides: np.ndarray
-    ) -> np.ndarray:
-        """A further search: lower bounds of the rows, from what they are so far and the planes that gave them."""
+    def sides_after(self, small: DualProblem, planes: Planes, sides: np.ndarray) -> np.ndarray:
+        """A further search: lower bounds of some neurons and then of their negatives, from the planes that gave them.
+
+        Args: as of `neurons_after`; sides, (2 s,).
+        """
         return sides
 
     def _neurons_with_kappa(self, small: DualProblem) -> int:
-        """Neurons taken at once: two rows each, with about ten arrays of all inputs of all neurons below."""
-        columns, entries = small.n_inputs, 0
-        for layer in small.layers[:-1]:
-            entries += layer.size * columns
-            columns += layer.size
+        """Neurons taken at once: two rows each, with about ten arrays of all that the neurons below read."""
+        entries = sum(layer.size * _widest(small, j) for j, layer in enumerate(small.layers[:-1], start=1))
         return max(min(int(self.budget_bytes // (2 * 10 * 8 * max(entries, 1))), KAPPA_NEURONS), 1)
 
     def row_slopes(self, climb: Climb) -> Slopes:
@@ -198,14 +199,6 @@ class AlphaCrown(SlopeSearch):
             planes = raise_planes(climb, slopes, Ascent(self.kappa_steps, *KAPPA_ROWS, ends=self.ascent.ends))
             bounds.append(dual_bound(climb.problem, k, rows, planes.slopes.rule(), planes.kappa))
         return bounds
-
-
-def both_signs(some: np.ndarray, n: int) -> np.ndarray:
-    """Some of n neurons, and then their negatives, as rows, (2 s, n)."""
-    rows = np.zeros((2 * len(some), n))
-    rows[np.arange(len(some)), some] = 1.0
-    rows[len(some) + np.arange(len(some)), some] = -1.0
-    return rows
 
 
 @dataclass(frozen=True)
@@ -243,3 +236,17 @@ class FastLinStep(SlopeSearch):
 
     def row_slopes(self, climb: Climb) -> Slopes:
         return one_step(climb)
+
+
+def _widest(small: DualProblem, j: int) -> int:
+    """How much a neuron of layer j reads at most."""
+    count = np.zeros(small.affine(j).size, dtype=int)
+    for _, op in small.affine(j).blocks:
+        count += (to_host(op.rows_like(np.arange(op.out_size), small.like)) != 0).sum(axis=1)
+    return int(count.max(initial=0))
+
+
+def _is_local(small: DualProblem, k: int) -> bool:
+    """Whether the neurons of layer k read less than half of the layers that they read at all: windows."""
+    sizes = [small.n_inputs, *(layer.size for layer in small.layers)]
+    return 2 * _widest(small, k) < sum(sizes[source] for source, _ in small.affine(k).blocks)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from milpverify.bounds.problem import DualProblem, open_neurons
+from milpverify.bounds.problem import AffinePart, DualProblem, open_neurons
 from milpverify.bounds.pruned import pruned_problem
 from milpverify.errors import BoundsError
+from milpverify.network.arrays import to_host
 from milpverify.network.condense import Fold, Folded
 from milpverify.network.graph import Affine
+from milpverify.network.operators import Dense
+from milpverify.spec.box import Box
 
 
 def fold_of(problem: DualProblem) -> Fold:
@@ -66,6 +69,40 @@ def small_problem(problem: DualProblem, k: int, target: Folded) -> DualProblem:
     layers.append(target.affine(problem.affine(k).name))
     slack.append(target.error + problem.underflow(k))
     return DualProblem(tuple(layers), problem.region, tuple(lower), tuple(upper), problem.like, slack=tuple(slack))
+
+
+def seen_problem(small: DualProblem, index: np.ndarray) -> DualProblem:
+    """A condensed problem for some neurons of its last layer, without what they do not read: windows of convolutions.
+
+    Only zero weights are left out, so that what is proven on it is proven. Regions other than plain boxes, and other
+    arrays than numpy's, are kept whole.
+
+    Args:
+        small: As `small_problem` gives it.
+        index: Neurons of its last layer.
+    """
+    k = len(small.layers)
+    whole = not small.region.is_box or not isinstance(small.like, np.ndarray)
+    reads = [np.full(size, whole) for size in (small.n_inputs, *(layer.size for layer in small.layers))]
+    reads[k] = np.zeros(small.affine(k).size, dtype=bool)
+    reads[k][index] = True
+    reads[0][0] = True  # a box has a coordinate
+    layers: list[AffinePart] = []
+    kept = [np.zeros(0, dtype=int)] * k + [index]
+    for j in range(k, 0, -1):
+        kept[j] = kept[j] if j == k else np.flatnonzero(reads[j])
+        for source, op in small.affine(j).blocks:
+            reads[source] |= (to_host(op.rows_like(kept[j], small.like)) != 0).any(axis=0)
+    kept[0] = np.flatnonzero(reads[0])
+    for j in range(1, k + 1):
+        layer, here = small.affine(j), kept[j]
+        blocks = tuple((s, Dense(op.rows_like(here, small.like)[:, small.convert(kept[s])])) for s, op in layer.blocks)
+        layers.append(AffinePart(blocks, layer.bias[here], layer.bias_error[here], len(here), layer.name))
+    region = small.region if whole else Box(small.region.lower[kept[0]], small.region.upper[kept[0]])
+    lower = tuple(l[i] for l, i in zip(small.lower, kept[1:], strict=False))
+    upper = tuple(u[i] for u, i in zip(small.upper, kept[1:], strict=False))
+    slack = tuple(part[i] for part, i in zip(small.slack, kept[1:], strict=False))
+    return DualProblem(tuple(layers), region, lower, upper, small.like, slack=slack)
 
 
 def folded_rows(problem: DualProblem, k: int, rows: np.ndarray) -> Folded:

@@ -34,10 +34,13 @@ if TYPE_CHECKING:
 INPUTS_SHARE = 4.0  # as much time for boxes as for phases where few inputs are free
 HEAD_START_S = 0.5  # of the boxes
 FIRST_STEPS = 15  # of the ascent at the root in the first try: its nodes climb on from there
-LARGEST_CLOSER = 5e6  # inputs of unstable neurons: what tighter bounds by input-wise multipliers may be asked for
+LARGEST_TRY = 64e6  # nodes of the first try times inputs of unstable neurons: about a second
+LARGEST_ROWS = 2e7  # inputs of unstable neurons: what an ascent on one row may be asked for
+LARGEST_CLOSER = 1e7  # inputs of unstable neurons: what tighter bounds by input-wise multipliers may be asked for
+LARGEST_TREES = 2e6  # inputs of unstable neurons: what a tree for each of them may be asked for
 MORE = 4.0  # times as much patience in each round
 TREES_S, TREES_SHARE = 120.0, 0.8  # of the neurons' trees at most: in the first round, and of the time that is left
-DEEP, ROW_STEPS = 3, 60
+DEEP = 3  # hidden layer from which on trees of neurons pay most
 WORTH = 0.95  # of the neurons' widths: what must be left at most for another round
 
 
@@ -58,6 +61,7 @@ class BranchAndBound(Search):
         phases: The tree over ReLU phases; `ReluSplitting()` when None.
         first_nodes: Nodes of the first try.
         attack: What looks for a point after the first try; None to leave that to the tree's own minimisers.
+        rows: Bounds the open cases' rows whenever the hidden bounds are tighter; None to skip that.
         closer: Tighter bounds of the hidden neurons after the first try; None to skip them.
         neuron_nodes: Nodes of each neuron's tree after the first round; 0 to go on with that round instead.
         patience_s: Seconds of the first round.
@@ -74,6 +78,7 @@ class BranchAndBound(Search):
     phases: ReluSplitting | None = None
     first_nodes: int = 1000
     attack: Attack | None = field(default_factory=lambda: Pgd(rounds=2))
+    rows: BoundMethod | None = field(default_factory=lambda: AlphaCrown(kappa_steps=100))
     closer: BoundMethod | None = field(default_factory=KappaCrown)
     neuron_nodes: int = 400
     patience_s: float = 3.0
@@ -112,13 +117,15 @@ class BranchAndBound(Search):
         nodes, stage = int(saved.get("nodes", 0)), dict(saved)
         question.record.keep("tree", lambda: stage)
         if self.first_nodes and "nodes" not in saved:
-            first = yield from self._first_try().stepwise(question)
+            first = yield from self._first_try(question).stepwise(question)
             question.lower, nodes = np.array([case.lower for case in first.cases]), first.nodes
             if question.answered or question.left_s <= 0:
                 return first
         if "nodes" not in saved:
             self._attack(question)
             if not question.answered:
+                self._bound_rows(question)
+            if not question.answered and not self._trees_first(question):
                 self._look_closer(question)
             yield
         question.record.keep("race", dict)  # the first try is over: its tree is of no more use
@@ -129,7 +136,7 @@ class BranchAndBound(Search):
     def _in_rounds(self, question: Question, stage: dict[str, np.ndarray], number: int) -> Steps:
         """The tree over phases, and begun anew, each time with more patience, on bounds by trees of every neuron."""
         pays = self._may_grow_trees(question)
-        if pays and not number and not question.answered and _is_deep(question.bounds):
+        if not number and not question.answered and self._trees_first(question):
             pays = self._grow_trees(question, number)
         while True:
             phases = replace(self._phases(), time_limit_s=self.patience_s * MORE**number if pays else np.inf)
@@ -148,11 +155,13 @@ class BranchAndBound(Search):
 
         return ReluSplitting() if self.phases is None else self.phases
 
-    def _first_try(self) -> ReluSplitting:
+    def _first_try(self, question: Question) -> ReluSplitting:
         """A tree of ascents with LPs for its last nodes only."""
         phases = self._phases()
         steps = min(phases.root_steps, FIRST_STEPS)
-        return replace(phases, race=False, root_steps=steps, plane_steps=0, node_limit=self.first_nodes)
+        most = int(LARGEST_TRY // max(question.bounds.condensed_entries(question.net.n_inputs), 1))
+        limit = min(self.first_nodes, most)
+        return replace(phases, race=False, root_steps=steps, plane_steps=0, node_limit=limit)
 
     def _attack(self, question: Question) -> None:
         if self.attack is None:
@@ -172,14 +181,36 @@ class BranchAndBound(Search):
             if question.decided:
                 return
 
+    def _bound_rows(self, question: Question) -> None:
+        """The open cases by the closer method on the hidden bounds as they are, one at a time for their memory.
+
+        Worst first, and no more once one stays open: then tighter hidden bounds are needed anyway.
+        """
+        entries = question.bounds.condensed_entries(question.net.n_inputs)
+        if self.rows is None or question.gap is not None or not 0 < entries <= LARGEST_ROWS:
+            return
+        for i in question.open:
+            unsafe = question.cases[i].unsafe
+            with question.interrupt.released():
+                found = bound_rows(question.net, question.region, question.bounds, unsafe.C, self.rows)
+                lower = np.nextafter(found.value - unsafe.d, -np.inf).max() - question.spare
+                question.lower[i] = max(question.lower[i], np.nextafter(lower, -np.inf))
+            if question.left_s <= 0 or not question.closed(question.lower)[i]:
+                return
+
     def _look_closer(self, question: Question) -> None:
         entries = question.bounds.condensed_entries(question.net.n_inputs)
         if self.closer is not None and 0 < entries <= LARGEST_CLOSER and question.left_s > 0:
             _tighten(question, self.closer)
+            self._bound_rows(question)
 
     def _may_grow_trees(self, question: Question) -> bool:
         entries = question.bounds.condensed_entries(question.net.n_inputs)
-        return self.neuron_nodes > 0 and 0 < entries <= LARGEST_CLOSER and not self.boxes_share(question)
+        return self.neuron_nodes > 0 and 0 < entries <= LARGEST_TREES and not self.boxes_share(question)
+
+    def _trees_first(self, question: Question) -> bool:
+        """Whether neurons of the third hidden layer or above are unstable: there trees of neurons pay at once."""
+        return self._may_grow_trees(question) and sum(question.bounds.n_unstable[DEEP - 1 :]) > 0
 
     def _grow_trees(self, question: Question, number: int) -> bool:
         """Whether trees of single neurons have made a difference that is worth another round."""
@@ -189,6 +220,7 @@ class BranchAndBound(Search):
         nodes = round(self.neuron_nodes * MORE**number)
         ascent = Ascent(ends=time.monotonic() + limit)
         _tighten(question, NeuronTrees(nodes=nodes, workers=self.workers, ascent=ascent))
+        self._bound_rows(question)
         return _left(before, question.bounds) < WORTH
 
 
@@ -200,27 +232,6 @@ def _tighten(question: Question, method: BoundMethod) -> None:
     question.bounds = question.bounds.intersect(tighter)
     if method.solver_trusted:
         question.spare = max(question.spare, trusted_allowance(question.region, [question.bounds]))
-    with question.interrupt.released():
-        _bound_cases(question)
-
-
-def _bound_cases(question: Question) -> None:
-    """Raise the open cases' lower bounds by what the hidden bounds now give."""
-    chosen = [(i, question.cases[i].unsafe) for i in question.open]
-    if not chosen:
-        return
-    rows, d = np.concatenate([unsafe.C for _, unsafe in chosen]), np.concatenate([unsafe.d for _, unsafe in chosen])
-    work = question.bounds.condensed_entries(question.net.n_inputs) * len(rows)
-    method = KappaCrown(kappa_steps=ROW_STEPS) if work <= LARGEST_CLOSER else AlphaCrown()
-    value = bound_rows(question.net, question.region, question.bounds, rows, method).value
-    lower, case = question.lower.copy(), np.repeat([i for i, _ in chosen], [len(unsafe.d) for _, unsafe in chosen])
-    np.maximum.at(lower, case, np.nextafter(value - d - question.spare, -np.inf))
-    question.lower = lower
-
-
-def _is_deep(bounds: Bounds) -> bool:
-    """Whether neurons of the third hidden layer or above are unstable: from there on trees of neurons pay most."""
-    return sum(bounds.n_unstable[DEEP - 1 :]) > 0
 
 
 def _left(before: Bounds, after: Bounds) -> float:

@@ -21,7 +21,8 @@ from milpverify.bounds.nodes import NodeProblem
 from milpverify.bounds.planes import Planes
 from milpverify.bounds.problem import DualProblem
 from milpverify.bounds.processes import share
-from milpverify.bounds.slopes import KappaCrown, both_signs
+from milpverify.bounds.slopes import KappaCrown
+from milpverify.bounds.small import seen_problem
 from milpverify.errors import OptionError
 from milpverify.network.arrays import to_host
 from milpverify.network.graph import Affine
@@ -72,34 +73,29 @@ class NeuronTrees(KappaCrown):
     ) -> Iterable[tuple[np.ndarray, np.ndarray]]:
         if self.workers < 2 or len(groups) < LEAST_GROUPS * self.workers:
             return super().groups_after(small, groups, l, u)
-        run = partial(_bounded, replace(self, workers=1), small)
-        return share(
-            "NeuronTrees", run, [(both_signs(some, len(l)), l[some], u[some]) for some in groups], self.workers
-        )
+        pieces = [(seen_problem(small, some), l[some], u[some]) for some in groups]
+        return share("NeuronTrees", partial(_bounded, replace(self, workers=1)), pieces, self.workers)
 
-    def neurons_after(
-        self, small: DualProblem, rows: np.ndarray, l: np.ndarray, u: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return (l, u) if self.ascent.late else super().neurons_after(small, rows, l, u)
+    def neurons_after(self, small: DualProblem, l: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return (l, u) if self.ascent.late else super().neurons_after(small, l, u)
 
-    def neurons_with_planes(
-        self, small: DualProblem, rows: np.ndarray, planes: Planes, sides: np.ndarray
-    ) -> np.ndarray:
-        problem, n = NodeProblem.of(_only(small, rows), np.zeros(len(rows))), len(rows) // 2
+    def sides_after(self, small: DualProblem, planes: Planes, sides: np.ndarray) -> np.ndarray:
+        problem, n = NodeProblem.of(_both_signs(small), np.zeros(len(sides))), len(sides) // 2
         slopes, sides = plane_slopes(problem, planes), sides.copy()
-        alpha = np.concatenate([to_host(part) for part in planes.slopes.alpha], axis=1)
+        alpha, theta = (np.concatenate([*map(to_host, of)], axis=1) for of in (planes.slopes.alpha, planes.share))
         for i in range(n):
             for row in (i, n + i) if sides[i] > sides[n + i] else (n + i, i):  # first the side nearer to its sign
                 if max(sides[i], sides[n + i]) >= 0 or self.ascent.late:
                     break
                 planed = problem.with_planes(np.arange(problem.n_neurons), slopes[row])
-                sides[row] = self._raised(planed, row, float(sides[row]), alpha[row : row + 1])
+                root = _root(planed, row, float(sides[row]), (alpha[row : row + 1], theta[row : row + 1]))
+                sides[row] = self._raised(planed, root)
         return sides
 
-    def _raised(self, problem: NodeProblem, row: int, lower: float, alpha: np.ndarray) -> float:
-        """A lower bound of one row, by a tree that ends once it is not negative."""
-        nodes, settled = _root(problem, row, lower, alpha), np.inf
-        nodes, _ = self.ascents.bound(problem, nodes)
+    def _raised(self, problem: NodeProblem, root: Nodes) -> float:
+        """A lower bound of the root, by a tree that ends once it is not negative."""
+        lower, settled = float(root.lower[0]), np.inf
+        nodes, _ = self.ascents.bound(problem, root)
         pool, count = Pool(nodes, POOL_BYTES), 0
         while True:
             nodes = nodes[~(nodes.l > nodes.u).any(axis=1)]
@@ -117,36 +113,37 @@ class NeuronTrees(KappaCrown):
             nodes, _ = self.ascents.bound(problem, nodes)
 
 
-def _bounded(
-    method: NeuronTrees, small: DualProblem, piece: tuple[np.ndarray, np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
+def _bounded(method: NeuronTrees, piece: tuple[DualProblem, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """What a worker does for one group of neurons."""
-    return method.neurons_after(small, *piece)
+    return method.neurons_after(*piece)
 
 
-def _root(problem: NodeProblem, row: int, lower: float, alpha: np.ndarray) -> Nodes:
+def _root(problem: NodeProblem, row: int, lower: float, start: tuple[np.ndarray, np.ndarray]) -> Nodes:
+    """The node without splits, about one row.
+
+    Args:
+        problem: With planes.
+        row: Which.
+        lower: What is proven of it.
+        start: alpha and theta, (1, N) each.
+    """
     l, u = (side[None].copy() for side in problem.root)
     mu = np.zeros((1, len(problem.d)), problem.dtype)
     mu[0, row] = 1.0
-    alpha, theta = alpha.astype(problem.dtype), np.ones((1, problem.n_neurons), problem.dtype)
+    alpha, theta = (part.astype(problem.dtype) for part in start)
     none = np.zeros_like(alpha)
     return Nodes(l, u, alpha, none, theta, mu, none, np.zeros(1, dtype=int), np.array([lower]), np.zeros(1))
 
 
-def _only(small: DualProblem, rows: np.ndarray) -> DualProblem:
-    """The problem on the host, with rows of its last layer in place of that layer.
-
-    Each row is a neuron or its negative: nothing is rounded.
-    """
-    place = np.abs(rows).argmax(axis=1)
-    sign = rows[np.arange(len(rows)), place]
+def _both_signs(small: DualProblem) -> DualProblem:
+    """The problem on the host, with the neurons of its last layer and then their negatives as the last layer."""
     ends = np.cumsum([small.n_inputs, *(layer.size for layer in small.layers[:-1])]).tolist()
     layers = []
     for j, layer in enumerate(small.layers, start=1):
         weights, bias = dense_weights(small, j, tuple(ends)), layer.bias
         if j == len(small.layers):
-            weights, bias = weights[place] * sign[:, None], bias[place] * sign
+            weights, bias = np.concatenate([weights, -weights]), np.concatenate([bias, -bias])
         blocks = enumerate(np.split(weights, ends[: j - 1], axis=1))
         layers.append(Affine(tuple((i, Dense(part)) for i, part in blocks), ((None, bias),), len(bias), layer.name))
-    slack = (*small.slack[:-1], small.slack[-1][place])
+    slack = (*small.slack[:-1], np.concatenate([small.slack[-1], small.slack[-1]]))
     return replace(small, layers=tuple(layers), slack=slack, like=np.zeros(0))

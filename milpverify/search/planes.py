@@ -31,12 +31,10 @@ def root_planes(problem: NodeProblem, rows: np.ndarray, steps: int, ends: float 
 def plane_slopes(problem: NodeProblem, found: Planes) -> np.ndarray:
     """P of what an ascent found, per row and neuron, (rows, N, columns)."""
     slopes = np.zeros((len(found.slopes.value), problem.n_neurons, problem.ends[-1] + 1))
-    for part in found.kappa:
-        lam = np.asarray(found.lam[part.layer - 1], dtype=np.float64)
-        row, neuron = np.nonzero(lam < 0)
-        below = part.listed[row, neuron] / lam[row, neuron][:, None]
-        columns = np.where(part.inputs[neuron] < 0, problem.ends[-1], part.inputs[neuron])
-        slopes[row[:, None], problem.span(part.layer).start + part.neurons[neuron][:, None], columns] = below
+    for j, (inputs, lam) in enumerate(zip(found.inputs, found.lam, strict=True), start=1):
+        row, neuron = np.nonzero(np.asarray(lam) < 0)
+        columns = np.where(inputs.columns < 0, problem.ends[-1], inputs.columns)
+        slopes[row[:, None], problem.span(j).start + neuron[:, None], columns[neuron]] = found.slopes_of(j)[row, neuron]
     # A neuron whose planes no bound asked for keeps slopes of zero: z <= u.
     return slopes[..., :-1]
 

@@ -16,7 +16,7 @@ from milpverify.bounds.dual import Neurons, dual_bound, dual_range
 from milpverify.bounds.problem import DualProblem
 from milpverify.bounds.pruned import live, pruned_problem
 from milpverify.bounds.semantics import REAL, Float32, Semantics
-from milpverify.bounds.small import folded_neurons, folded_rows, small_problem
+from milpverify.bounds.small import folded_neurons, folded_rows, seen_problem, small_problem
 from milpverify.errors import BoundsError
 from milpverify.network.exact import forward_exact
 from milpverify.network.graph import Network
@@ -89,6 +89,37 @@ def test_pruned_and_condensed_problems_have_the_bounds_of_the_whole(
                 inside(dual_bound(small, k, Neurons(), crown_rule).value, expected.value, semantics)
                 small = small_problem(whole, k, folded_rows(below(problem, k), k, C))
                 inside(dual_range(small, k, np.eye(3), fastlin_rule)[0], rows.value, semantics)
+
+
+@pytest.mark.parametrize("region_kind", ("box", "l1 clipped"))
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=8)
+@given(seed=seeds)
+def test_what_some_neurons_read_bounds_them_as_the_whole_does(kind: str, region_kind: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    net = KINDS[kind](rng)
+    problem = bounded(net, REGIONS[region_kind](rng, net.n_inputs))
+    for k in range(1, len(problem.layers) + 1):
+        whole = below(problem, k)
+        small = small_problem(whole, k, folded_neurons(whole, k, np.arange(whole.affine(k).size)))
+        index = rng.permutation(whole.affine(k).size)[:2]
+        seen = seen_problem(small, index)
+        expected = dual_bound(small, k, Neurons(), crown_rule).value.reshape(2, -1)[:, index].reshape(-1)
+        assert close(dual_bound(seen, k, Neurons(), crown_rule).value, expected)
+        assert seen.affine(k).size == len(index) and seen.n_inputs <= small.n_inputs
+
+
+def test_a_neuron_of_a_convolution_reads_its_window_only() -> None:
+    rng = np.random.default_rng(0)
+    a = conv(rng, (1, 8, 8), 2, (3, 3))
+    b = conv(rng, a.out_shape, 2, (2, 2))
+    layers = tuple(affine({k: op}, np.zeros(op.out_size)) for k, op in enumerate((a, b)))
+    net = Network((1, 8, 8), (1,), layers, affine({2: weights(rng, 1, b.out_size)}, np.zeros(1)))
+    problem = bounded(net, LinfBall(np.zeros(64), 1.0))  # every neuron is unstable
+    small = small_problem(below(problem, 2), 2, folded_neurons(below(problem, 2), 2, np.arange(b.out_size)))
+    seen = seen_problem(small, np.array([b.out_size - 1]))
+    assert seen.affine(1).size == 2 * 4
+    assert seen.n_inputs == 4 * 4 + 1  # and the first input, which is always kept
 
 
 def exact_range(net: Network, points: np.ndarray) -> tuple[list[list[Fraction]], list[list[Fraction]]]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 import milpverify as mv
+from milpverify.bounds import planes
 from milpverify.bounds.ascent import Ascent, Climb, ascend
 from milpverify.bounds.compute import bound_layers, make_problem
 from milpverify.bounds.planes import raise_planes
@@ -118,6 +119,26 @@ def test_input_wise_multipliers_go_beyond_the_triangle() -> None:
     assert triangle == pytest.approx(-0.5, abs=1e-7)  # x1 = 0, x2 = 1: z <= (p + 1) / 2
     assert alpha == pytest.approx(-0.5, abs=1e-3)
     assert -1e-2 <= kappa <= 0.0
+
+
+def test_a_plane_and_a_triangle_serve_different_neurons_of_one_row() -> None:
+    # q = x1 + x2 - 1 wants its plane, as above. p = z1 - z2 with z1 = z2: its inputs' box says [-1, 1], its bounds far
+    # less, and only the triangle knows them. The row is x1 - relu(q) - relu(p) >= 0; the triangles lose 1/2 on q, 0.005
+    # on p and 1/4 on z1 - z2, planes of p over its box 1/2 or more.
+    twice = affine({0: Dense(np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]))}, np.zeros(2))
+    both = affine(
+        {0: Dense(np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])), 1: Dense(np.array([[0.0, 0.0], [1.0, -1.0]]))},
+        np.array([-1.0, 0.0]),
+    )
+    out = affine({0: Dense(np.array([[1.0, 0.0, 0.0]])), 2: Dense(np.array([[-1.0, -1.0]]))}, np.zeros(1))
+    net, region = Network((3,), (1,), (twice, both), out), Box([0.0, 0.0, -1.0], [1.0, 1.0, 1.0])
+    ends = np.ones(2), np.array([1.0, 0.01])
+    bounds, row = Bounds(tuple(-end for end in ends), ends), np.ones((1, 1))
+    assert brute_force_minimum(net, region, row[0]) == pytest.approx(0.0, abs=1e-7)
+    alpha = mv.bound_rows(net, region, bounds, row, mv.AlphaCrown(steps=200)).value[0]
+    kappa = mv.bound_rows(net, region, bounds, row, mv.AlphaCrown(steps=200, kappa_steps=200)).value[0]
+    assert alpha == pytest.approx(-0.755, abs=1e-3)
+    assert kappa == pytest.approx(-0.255, abs=1e-2)
 
 
 def test_input_wise_multipliers_tighten_published_bounds() -> None:
@@ -280,7 +301,7 @@ def test_small_budgets_give_nearly_the_same_bounds() -> None:
             assert np.allclose(a, b, rtol=0.05, atol=0.05), name
 
 
-def test_the_gradient_of_both_ascents_is_the_slope_of_g() -> None:
+def test_the_gradient_of_alpha_is_the_slope_of_g() -> None:
     rng = np.random.default_rng(9)
     net = mlp(rng, (3, 5, 5, 2), (1e15, 1.0, 1.0))  # too large for float32: differences are taken in float64
     problem = bound_layers(make_problem(net, Box(-np.ones(3), np.ones(3)), None), mv.Crown())
@@ -298,8 +319,33 @@ def test_the_gradient_of_both_ascents_is_the_slope_of_g() -> None:
             assert (there - value)[i[0]] == pytest.approx(slopes[j][i] * 1e-7, rel=1e-3, abs=1e-8 * abs(value[i[0]]))
             checked += bool(slopes[j][i])
     assert checked
-    planes = raise_planes(climb, ascend(climb, Ascent()), Ascent(steps=5))
-    assert all(((g >= 0) & (g <= 1)).all() for g in planes.gamma)
+
+
+def test_the_gradient_of_planes_and_shares_is_the_slope_of_g() -> None:
+    rng = np.random.default_rng(9)
+    net = mlp(rng, (3, 5, 5, 2), (1e15, 1.0, 1.0))  # as above
+    problem = bound_layers(make_problem(net, Box(-np.ones(3), np.ones(3)), None), mv.Crown())
+    climb = Climb.of(small_problem(problem, 3, folded_rows(problem, 3, np.eye(2))), 3, np.eye(2))
+    inputs = [planes._inputs(climb, j) for j in range(len(climb.layers))]
+    alpha = [rng.uniform(0.2, 0.8, size=a.shape) for a in climb.start()]
+    share = [rng.uniform(0.2, 0.8, size=a.shape) for a in alpha]
+    gamma = [rng.uniform(0.2, 0.8, size=(2, *part.weights.shape)) for part in inputs]
+    value, seen = planes._evaluate(climb, inputs, alpha, gamma, share)
+    slopes = planes._gradient(climb, inputs, alpha, gamma, share, seen)
+    sets = [alpha, gamma, share]
+    for which, parts in enumerate(sets):
+        checked = 0
+        for j, part in enumerate(parts):
+            for i in np.ndindex(*part.shape):
+                moved = [[a.copy() for a in some] for some in sets]
+                moved[which][j][i] += 1e-6
+                there = planes._evaluate(climb, inputs, *moved)[0]
+                expected, size = slopes[which][j][i] * 1e-6, abs(value[i[0]])
+                assert (there - value)[i[0]] == pytest.approx(expected, rel=1e-3, abs=1e-10 * size)
+                checked += abs(expected) > 1e-8 * size
+        assert checked
+    found = raise_planes(climb, ascend(climb, Ascent()), Ascent(steps=5))
+    assert all(((g >= 0) & (g <= 1)).all() for g in (*found.gamma, *found.share))
 
 
 @pytest.mark.parametrize(
