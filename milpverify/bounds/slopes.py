@@ -24,7 +24,7 @@ from milpverify.network.arrays import to_host
 
 KAPPA_LAYERS = (0.3, 0.02)  # first and last step size of input-wise slopes; few steps shall reach far,
 KAPPA_ROWS = (0.3, 0.002)  # and the final rows settle
-LAYERS_SHARE_RATE = 0.7  # step size of the planes' shares for layers, in those
+LAYERS_SHARE_RATE = 0.5  # step size of the planes' shares for layers, in those
 KAPPA_NEURONS = 8  # at once: their arrays stay in the cache, and a layer where nothing is gained is soon left
 LEAST_GAIN = 0.01  # of the neurons' widths, for which input-wise multipliers go on to the next neurons
 
@@ -214,7 +214,7 @@ class KappaCrown(AlphaCrown):
     """
 
     kappa_steps: int = 20
-    layer_kappa_steps: int = 12
+    layer_kappa_steps: int = 20
     name: ClassVar[str] = "kappa"
 
 
