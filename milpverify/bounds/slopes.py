@@ -139,11 +139,15 @@ class AlphaCrown(SlopeSearch):
             return l, u
         l, u, local = l.copy(), u.copy(), _is_local(small, k)
         groups = self._groups(small, l, u, local)
+        before, after, count = 0.0, 0.0, 0
         for some, (low, high) in zip(groups, self.groups_after(small, groups, l, u), strict=False):
-            gained = 1.0 - np.maximum(high - low, 0.0).sum() / (u - l)[some].sum()
+            before, after = before + float((u - l)[some].sum()), after + float(np.maximum(high - low, 0.0).sum())
             l[some], u[some] = low, high
-            if gained < LEAST_GAIN and len(open_neurons(low, high)) == len(some) and not local:
-                break
+            count = count + len(some) if len(open_neurons(low, high)) == len(some) else 0
+            if count >= KAPPA_NEURONS and not local:  # so many in a row, and none is settled
+                if after > (1.0 - LEAST_GAIN) * before:
+                    break
+                before, after, count = 0.0, 0.0, 0
         return l, u
 
     def _groups(self, small: DualProblem, l: np.ndarray, u: np.ndarray, local: bool) -> list[np.ndarray]:

@@ -15,17 +15,23 @@ ALPHA_STEPS = 40
 RATES = (0.3, 0.001)  # of the planes' slopes, first and last
 
 
-def root_planes(problem: NodeProblem, rows: np.ndarray, steps: int, ends: float = math.inf) -> list[NodeProblem]:
-    """For each case the problem with one plane a neuron, as an ascent on the case's bound ends with.
+def root_planes(
+    problem: NodeProblem, rows: np.ndarray, steps: int, ends: float = math.inf
+) -> tuple[list[NodeProblem], np.ndarray]:
+    """For each case the problem with one plane a neuron, as an ascent on the case's bound ends with, and theta.
 
     Args:
         problem: Without planes.
         rows: Per case the weights of its rows, shape (cases, m).
         steps: Of the ascent.
         ends: No step begins after this time, on `time.monotonic`'s clock.
+
+    Returns:
+        One problem a case, and the planes' shares, (cases, N).
     """
     found = _raised(problem, rows, steps, ends)
-    return [problem.with_planes(np.arange(problem.n_neurons), each) for each in plane_slopes(problem, found)]
+    planed = [problem.with_planes(np.arange(problem.n_neurons), each) for each in plane_slopes(problem, found)]
+    return planed, np.concatenate(found.share, axis=1)
 
 
 def plane_slopes(problem: NodeProblem, found: Planes) -> np.ndarray:
@@ -39,17 +45,17 @@ def plane_slopes(problem: NodeProblem, found: Planes) -> np.ndarray:
     return slopes[..., :-1]
 
 
-def root_gammas(problem: OwnPlanes, rows: np.ndarray, steps: int, ends: float = math.inf) -> np.ndarray:
-    """For each case all gammas that an ascent on the case's bound ends with, as `OwnPlanes` keeps them; floating.
+def root_theta(problem: OwnPlanes, rows: np.ndarray, steps: int, ends: float = math.inf) -> np.ndarray:
+    """For each case the shares and gammas that an ascent on its bound ends with, as `OwnPlanes` keeps them; floating.
 
     Args: as of `root_planes`.
 
     Returns:
-        Shape (cases, gammas).
+        Shape (cases, N + gammas).
     """
     found = _raised(problem, rows, steps, ends)
     parts = (gamma[:, some].reshape(len(rows), -1) for gamma, some in zip(found.gamma, problem.neurons, strict=True))
-    return np.concatenate([*parts], axis=1)
+    return np.concatenate([*found.share, *parts], axis=1)
 
 
 def _raised(problem: NodeProblem, rows: np.ndarray, steps: int, ends: float) -> Planes:

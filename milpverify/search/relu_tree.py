@@ -20,7 +20,7 @@ from milpverify.bounds.small import folded_rows, small_problem
 from milpverify.search.bounding import Ascending, Programs
 from milpverify.search.branching import Chains, ranked
 from milpverify.search.domain import Nodes, Pool, saved_nodes
-from milpverify.search.planes import root_gammas, root_planes
+from milpverify.search.planes import root_planes, root_theta
 from milpverify.search.question import Answer, CaseAnswer, Question
 from milpverify.search.record import State
 
@@ -90,16 +90,14 @@ class ReluTree:
         mine = mine / mine.sum(axis=1, keepdims=True)
         self._theta = np.ones((len(mine), n))
         if OwnPlanes.gammas_over(self._problem) <= MOST_INPUTS * n:
-            own = OwnPlanes.over(self._problem)
-            gammas = (
-                np.zeros((len(mine), own.n_gammas)) if found else root_gammas(own, mine, steps, self._question.ends)
-            )
-            self._problem, self._theta = own, np.concatenate([self._theta, gammas], axis=1)
+            self._problem = own = OwnPlanes.over(self._problem)
+            none = np.zeros((len(mine), n + own.n_gammas))
+            self._theta = none if found else root_theta(own, mine, steps, self._question.ends)
             return
         if found:
-            problems = [self._problem.with_planes(np.arange(self._problem.n_neurons), P) for P in found["planes"]]
+            problems = [self._problem.with_planes(np.arange(n), P) for P in found["planes"]]
         else:
-            problems = root_planes(self._problem, mine, steps, self._question.ends)
+            problems, self._theta = root_planes(self._problem, mine, steps, self._question.ends)
         self._planed = dict(zip(self._open_cases.tolist(), problems, strict=True))
 
     def _groups(self, nodes: Nodes) -> list[tuple[NodeProblem, np.ndarray]]:

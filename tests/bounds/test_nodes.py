@@ -32,7 +32,7 @@ FEW = settings(max_examples=12)
 
 def planed(problem: NodeProblem, steps: int) -> NodeProblem:
     """The problem with the planes that an ascent of its first row ends with."""
-    return root_planes(problem, np.eye(len(problem.d))[:1], steps)[0]
+    return root_planes(problem, np.eye(len(problem.d))[:1], steps)[0][0]
 
 
 class Watched(np.ndarray):

@@ -17,7 +17,7 @@ from milpverify.bounds.small import folded_rows, small_problem
 from milpverify.network.graph import Network
 from milpverify.network.operators import Dense
 from milpverify.search.node_lp import CutRounds, NodeLp
-from milpverify.search.planes import root_gammas
+from milpverify.search.planes import root_theta
 from milpverify.spec.regions import Box
 from tests.bounds.exact import Dyadic, below_minimum
 from tests.bounds.test_nodes import FEW, NODES, Real, Watched, Wild, exact_g, inner_bounds, sound_start
@@ -212,7 +212,7 @@ def test_one_layer_comes_near_the_lp_with_all_ideal_cuts_and_not_beyond(seed: in
         for cuts in (None, CutRounds(root=200, stall=0.0, violation=1e-6))
     )
     own = OwnPlanes.over(problem)
-    theta = np.concatenate([np.ones((1, own.n_neurons)), root_gammas(own, one, 300)], axis=1)
+    theta = root_theta(own, one, 300)
     none = np.zeros((1, own.n_neurons))
     value = own.claim(l[None], u[None], Multipliers(none, none, theta, one))[0]
     assert triangle < ideal and value <= ideal + 1e-6 * (1.0 + abs(ideal))

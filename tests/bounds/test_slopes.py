@@ -326,7 +326,7 @@ def test_the_gradient_of_planes_and_shares_is_the_slope_of_g() -> None:
     net = mlp(rng, (3, 5, 5, 2), (1e15, 1.0, 1.0))  # as above
     problem = bound_layers(make_problem(net, Box(-np.ones(3), np.ones(3)), None), mv.Crown())
     climb = Climb.of(small_problem(problem, 3, folded_rows(problem, 3, np.eye(2))), 3, np.eye(2))
-    inputs = [planes._inputs(climb, j) for j in range(len(climb.layers))]
+    inputs = [planes.plane_inputs(climb.problem, j, climb.ends, climb.rows) for j in range(len(climb.layers))]
     alpha = [rng.uniform(0.2, 0.8, size=a.shape) for a in climb.start()]
     share = [rng.uniform(0.2, 0.8, size=a.shape) for a in alpha]
     gamma = [rng.uniform(0.2, 0.8, size=(2, *part.weights.shape)) for part in inputs]

@@ -110,7 +110,7 @@ def inside_open(nodes: Nodes, found: dict[str, np.ndarray]) -> bool:
 @pytest.mark.parametrize("name", SEARCHES)
 def test_only_open_nodes_are_bounded_after_a_stop(name: str, bounded: list[Nodes]) -> None:
     net, search = network(), SEARCHES[name]
-    p, ticks = prop(net, lowered=LOWERED), 30
+    p, ticks = prop(net, lowered=LOWERED), 12
     if name == "programs":  # far fewer nodes, and slower ones
         net, ticks = network(n=12, hidden=20), 10
         p = prop(net, lowered=0.48)
