@@ -81,7 +81,7 @@ class BranchAndBound(Search):
     rows: BoundMethod | None = field(default_factory=lambda: AlphaCrown(kappa_steps=100))
     closer: BoundMethod | None = field(default_factory=KappaCrown)
     neuron_nodes: int = 400
-    patience_s: float = 3.0
+    patience_s: float = 10.0
     workers: int = 1
 
     def __post_init__(self) -> None:
@@ -209,8 +209,9 @@ class BranchAndBound(Search):
         return self.neuron_nodes > 0 and 0 < entries <= LARGEST_TREES and not self.boxes_share(question)
 
     def _trees_first(self, question: Question) -> bool:
-        """Whether neurons of the third hidden layer or above are unstable: there trees of neurons pay at once."""
-        return self._may_grow_trees(question) and sum(question.bounds.n_unstable[DEEP - 1 :]) > 0
+        """Whether to decide with unstable neurons in the third hidden layer or above: there trees pay at once."""
+        deep = sum(question.bounds.n_unstable[DEEP - 1 :]) > 0
+        return deep and question.gap is None and self._may_grow_trees(question)
 
     def _grow_trees(self, question: Question, number: int) -> bool:
         """Whether trees of single neurons have made a difference that is worth another round."""
