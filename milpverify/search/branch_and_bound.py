@@ -17,6 +17,7 @@ from milpverify.bounds.slopes import AlphaCrown, KappaCrown
 from milpverify.bounds.zonotope_forms import ARRAYS
 from milpverify.errors import OptionError
 from milpverify.network.graph import Bounds
+from milpverify.network.operators import Dense
 from milpverify.search.input_tree import InputSplitting
 from milpverify.search.question import (
     Answer,
@@ -206,7 +207,9 @@ class BranchAndBound(Search):
 
     def _may_grow_trees(self, question: Question) -> bool:
         entries = question.bounds.condensed_entries(question.net.n_inputs)
-        return self.neuron_nodes > 0 and 0 < entries <= LARGEST_TREES and not self.boxes_share(question)
+        # In convolutions there are many neurons, and each tree's dense rows are mostly zeros.
+        dense = all(isinstance(op, Dense) for layer in question.net.layers[1:] for _, op in layer.blocks)
+        return self.neuron_nodes > 0 and dense and 0 < entries <= LARGEST_TREES and not self.boxes_share(question)
 
     def _trees_first(self, question: Question) -> bool:
         """Whether to decide with unstable neurons in the third hidden layer or above: there trees pay at once."""
