@@ -321,8 +321,10 @@ class Real:
         return [], zhat, y @ Dyadic.of(self.C).T - Dyadic.of(self.problem.d)[None, :]
 
     def points(self, rng: np.random.Generator) -> np.ndarray:
+        """Points of the region, its corners among them; those that rounding put outside are left out."""
         lam = rng.normal(size=(6, self.net.n_inputs))
-        return self.region.project(np.concatenate([self.region.sample(rng, 12), self.region.minimiser(lam)]))
+        points = self.region.project(np.concatenate([self.region.sample(rng, 12), self.region.minimiser(lam)]))
+        return np.asarray(points[[bool(self.region.contains(x)) for x in points]])
 
     def nodes(self, rng: np.random.Generator, zhat: Dyadic) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of one node a point, splits on some neurons to the point's own phase."""
@@ -355,7 +357,6 @@ def test_nodes_of_a_network_contain_their_points(kind: str, region_kind: str, se
     if problem.n_neurons and rng.random() < 0.5:
         problem = planed(problem, 5)
     points = real.points(rng)
-    points = points[[bool(real.region.contains(x)) for x in points]]
     if not len(points):
         return
     _, zhat, slack = real.exact(points)
