@@ -27,6 +27,8 @@ class Ascending:
     Attributes:
         batch: Nodes split at once.
         steps: Of the ascent on each node, from its parent's multipliers.
+        more_steps: Of a further one on nodes that this left with less than their parent's bound, 0 for none: bounding
+            neurons again moves the slopes, and without it the multipliers would fit less and less further down.
         rate: Step size of the ascent.
         candidates: Neurons of a node whose children are looked at before one is split.
         chain: Neurons of a node split in one step at most, each but the first only where the one before has the phase
@@ -36,6 +38,7 @@ class Ascending:
 
     batch: int = 64
     steps: int = 8
+    more_steps: int = 60
     rate: float = 0.25
     candidates: int = 6
     chain: int = 4
@@ -48,12 +51,21 @@ class Ascending:
 
     def bound(self, problem: NodeProblem, nodes: Nodes, steps: int | None = None) -> tuple[Nodes, np.ndarray]:
         """The nodes with their bounds, and a point of the region for each."""
-        found = problem.ascend(nodes.l, nodes.u, nodes.multipliers, self.steps if steps is None else steps, self.rate)
+        value, bounded, x = self._ascended(problem, nodes, self.steps if steps is None else steps)
+        lost = value < nodes.lower
+        if steps is None and self.more_steps and lost.any():
+            _, again, points = self._ascended(problem, bounded[lost], self.more_steps)
+            bounded, x[lost] = bounded.replaced(lost, again), points
+        return bounded, x
+
+    def _ascended(self, problem: NodeProblem, nodes: Nodes, steps: int) -> tuple[np.ndarray, Nodes, np.ndarray]:
+        found = problem.ascend(nodes.l, nodes.u, nodes.multipliers, steps, self.rate)
         value = problem.claim(nodes.l, nodes.u, found.multipliers)
         alpha, beta, theta, mu = found.multipliers.parts
         score = relaxation_cost(nodes.l, nodes.u, found.lam).astype(nodes.score.dtype)
         lower = np.maximum(nodes.lower, value)
-        return replace(nodes, alpha=alpha, beta=beta, theta=theta, mu=mu, score=score, lower=lower), found.x
+        nodes = replace(nodes, alpha=alpha, beta=beta, theta=theta, mu=mu, score=score, lower=lower)
+        return value, nodes, found.x
 
 
 @dataclass(frozen=True)

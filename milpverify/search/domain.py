@@ -64,6 +64,13 @@ class Nodes:
         """The batches one after the other."""
         return cls(*(np.concatenate([getattr(p, part.name) for p in parts]) for part in fields(cls)))
 
+    def replaced(self, where: np.ndarray, by: Nodes) -> Nodes:
+        """The nodes with those of a mask (B,) replaced, in their order."""
+        parts = [np.array(getattr(self, name)) for name in _NAMES]
+        for part, name in zip(parts, _NAMES, strict=True):
+            part[where] = getattr(by, name)
+        return Nodes(*parts)
+
     def split(self, neuron: np.ndarray) -> Nodes:
         """2B children: all nodes with their neuron active, then all with it inactive.
 
