@@ -9,6 +9,7 @@
     │   ├── RegionError             an input region: eps, norm, clip, emptiness
     │   ├── OptionError             an option out of its range (time limit, tolerance, device, missing extra)
     │   └── CheckpointError         a checkpoint that is damaged, of another question, or no checkpoint at all
+    ├── ProofError                  a proof's file that is malformed, or content that no such file can hold
     ├── BoundsError                 bounds that contradict each other (some l > u)
     └── SolverError                 a solver that refused a model or an option, or answered nonsense
 
@@ -52,6 +53,10 @@ class OptionError(InputError):
 
 class CheckpointError(InputError):
     """A checkpoint that cannot be gone on from, or a place where none can be written; the file is left as it was."""
+
+
+class ProofError(MilpverifyError):
+    """A proof that is malformed: unreadable bytes, unknown keys, shapes or trees that do not fit."""
 
 
 class BoundsError(MilpverifyError):
