@@ -19,7 +19,6 @@ from milpverify.proof.certificate import Certificate, Context, Group
 from milpverify.proof.contexts import BoundedBoxes, NetworkInIntegers, RejectedError
 from milpverify.proof.fixed_point import (
     Integers,
-    MachineIntegers,
     PythonIntegers,
     TooLargeError,
     below,
@@ -28,6 +27,7 @@ from milpverify.proof.fixed_point import (
 )
 from milpverify.proof.forms import Forms
 from milpverify.proof.leaves import leaf_values
+from milpverify.proof.machine_words import MachineIntegers
 from milpverify.spec.property import Polyhedron, Property
 
 BATCH_ENTRIES = 1 << 17  # of the expressions of one layer, over all boxes that are bounded together
@@ -122,6 +122,7 @@ class _Check:
         self.kinds: list[type[Integers]] = [MachineIntegers, PythonIntegers] if machine else [PythonIntegers]
         self.networks: dict[type[Integers], NetworkInIntegers] = {}
         self.rows: dict[tuple[type[Integers], int], tuple[Dense, np.ndarray]] = {}
+        self.boxes: dict[int, tuple[list[int], list[int]]] = {}  # the property keeps its regions
         self.n_cases = self.n_contexts = self.n_leaves = 0
         self.first_failure = ""
         self.traces: list[ContextTrace] = []
@@ -152,8 +153,10 @@ class _Check:
     def _box(self, case: int) -> tuple[list[int], list[int]]:
         """The box of a case, rounded outward."""
         region = self.prop.cases[case].region
-        lower = [below(q, self.bits) for q in region.exact_lower]
-        return lower, [-below(-q, self.bits) for q in region.exact_upper]
+        if id(region) not in self.boxes:
+            lower = [below(q, self.bits) for q in region.exact_lower]
+            self.boxes[id(region)] = lower, [-below(-q, self.bits) for q in region.exact_upper]
+        return self.boxes[id(region)]
 
     def _batch_size(self) -> int:
         """How many boxes are bounded together."""

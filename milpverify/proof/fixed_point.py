@@ -1,19 +1,17 @@
-"""Integers in units of 2^-F: rounding, and exact sums of products, by machine words or by Python's integers.
+"""Integers in units of 2^-F: rounding, and exact sums of products.
 
-Two arithmetics with one interface and the same results. `PythonIntegers` holds object arrays and can do everything.
-`MachineIntegers` holds int64 arrays, every entry below 2^61, and multiplies matrices as float64 pieces of few bits,
-whose products and sums float64 holds exactly (see `limbs.py` of the network); an operation whose bound says that a
-result might not fit raises `TooLargeError`, and the caller starts again with Python's integers.
+Two arithmetics with one interface and the same results. `PythonIntegers`, here, holds object arrays and can do
+everything. `machine_words.MachineIntegers` holds int64 arrays, and multiplies matrices as float64 pieces whose products
+and sums float64 holds exactly; an operation whose bound says that a result might not fit raises `TooLargeError`, and
+the caller starts again with Python's integers.
 
-An exact sum of products is a list of terms (power, array): the sum of array * 2**power.
-
-Source: Ozaki, Ogita, Oishi & Rump 2012, "Error-free transformations of matrix multiplication".
+Products of matrices are computed block by block, only when a sum of them is rounded.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -22,26 +20,63 @@ import numpy as np
 
 from milpverify.network.operators import to_scaled_integers
 
-FLOAT_BITS = 53  # integers up to 2^53 are floats, and so are all sums of which every part is
-WORD_BITS = 61  # bits of an entry of MachineIntegers, sign left out
-MOST_MACHINE_BITS = 55  # of F: beyond, hardly anything would fit
+BLOCK_ENTRIES = 1 << 16  # of what is computed at a time: small enough for caches, and for memory that is used again
 
 
 class TooLargeError(Exception):
     """A number might not fit its machine word; never seen by a user."""
 
 
-@dataclass(frozen=True)
-class Terms:
-    """The exact array sum of array * 2**power.
+Part = tuple[int, np.ndarray]  # (power, array): array * 2**power; int64 below 2^54 or object
+
+
+class MatrixProduct(ABC):
+    """A product of matrices, (batch, m, p), whose blocks are computed exactly when they are asked for.
 
     Attributes:
-        parts: (power, array) pairs; arrays of one shape, int64 below 2^54 or object.
-        size_bits: The sum lies below 2**size_bits in absolute value.
+        shape: (batch, m, p).
+        inner: Entries of the sum behind one entry, at least 1.
+        size_bits: Every entry lies below 2**size_bits in absolute value; 0 where nothing depends on it.
     """
 
-    parts: tuple[tuple[int, np.ndarray], ...]
+    shape: tuple[int, ...]
+    inner: int
     size_bits: int
+
+    @abstractmethod
+    def rows(self, part: slice) -> RowBlock:
+        """Some rows."""
+
+    def tight_bits(self) -> int:
+        """A better bound than `size_bits`, at some cost."""
+        return self.size_bits
+
+
+class RowBlock(ABC):
+    """Some rows of a product."""
+
+    @abstractmethod
+    def parts(self, columns: slice) -> list[Part]:
+        """Some columns: a sum of array * 2**power, each (batch, rows, columns)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ready(MatrixProduct, RowBlock):
+    """A product that has been computed: the sum of array * 2**power."""
+
+    known: tuple[Part, ...]
+    size_bits: int
+    inner: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.known[0][1].shape
+
+    def rows(self, part: slice) -> RowBlock:
+        return Ready(tuple((power, array[..., part, :]) for power, array in self.known), self.size_bits)
+
+    def parts(self, columns: slice) -> list[Part]:
+        return [(power, array[..., columns]) for power, array in self.known]
 
 
 class Integers(ABC):
@@ -73,8 +108,8 @@ class Integers(ABC):
         """floor(v 2^F) of finite floats."""
 
     @abstractmethod
-    def product(self, left: np.ndarray, right: np.ndarray) -> Terms:
-        """left @ right, exactly."""
+    def product(self, left: np.ndarray, right: np.ndarray) -> MatrixProduct:
+        """left @ right, (batch, m, n) and (batch, n, p)."""
 
     @abstractmethod
     def scaled(self, factor: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -87,54 +122,66 @@ class Integers(ABC):
         Only of use where nu is within |lam| 2^-F + 1 of lam high/(high - low); other entries may get any answer.
         """
 
+    @abstractmethod
+    def _check(self, products: Sequence[MatrixProduct], shift: int) -> None:
+        """Refuse sums that might not fit after a shift to the right."""
+
     def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
         """Zeros."""
         return np.zeros(shape, dtype=self.dtype)
 
-    def round(self, terms: Iterable[Terms], shape: tuple[int, ...]) -> np.ndarray:
-        """rnd of a sum: (sum + 2^(F-1)) >> F; terms of fewer columns leave the last ones as they are."""
-        return (self._shifted(terms, shape, self.bits - 1) + 1) >> 1
+    def round(self, products: Sequence[MatrixProduct], base: np.ndarray) -> np.ndarray:
+        """base + rnd(sum of products), rnd(n) = (n + 2^(F-1)) >> F; products may have fewer columns than base."""
+        self._check(products, self.bits - 1)
+        out = np.empty_like(base)
+        for rows, columns, parts in self._blocks(products, base.shape):
+            block = self._shifted(parts, (base.shape[0], rows.stop - rows.start, columns.stop - columns.start))
+            out[..., rows, columns] = self.narrow(base[..., rows, columns] + ((block + 1) >> 1))
+        return out
 
-    def floor(self, terms: Iterable[Terms], shape: tuple[int, ...]) -> np.ndarray:
-        """dn of a sum: sum >> F."""
-        return self._shifted(terms, shape, self.bits)
+    def floor(self, product: MatrixProduct) -> np.ndarray:
+        """dn of a product's entries, as this arithmetic's integers."""
+        return self.narrow(self.exact(product) >> self.bits)
 
-    def ceiling(self, terms: Iterable[Terms], shape: tuple[int, ...]) -> np.ndarray:
-        """up of a sum: -((-sum) >> F)."""
-        return -self.floor([_negative(part) for part in terms], shape)
+    def exact(self, product: MatrixProduct) -> np.ndarray:
+        """A product as Python integers: for few columns."""
+        out = np.zeros(product.shape, dtype=object)
+        for rows, columns, parts in self._blocks([product], product.shape):
+            total: np.ndarray | int = 0
+            for power, part in parts:
+                total = total + part.astype(object) * (1 << power)
+            out[..., rows, columns] = total
+        return out
 
-    def _shifted(self, terms: Iterable[Terms], shape: tuple[int, ...], shift: int) -> np.ndarray:
-        """sum >> shift.
+    def _blocks(
+        self, products: Sequence[MatrixProduct], shape: tuple[int, ...]
+    ) -> Iterator[tuple[slice, slice, list[Part]]]:
+        """Rows, columns and parts of all blocks of a sum; some parts may have fewer columns than the block."""
+        batch, m, p = shape
+        inner = max((product.inner for product in products), default=1)
+        high = max(1, min(m, 256, BLOCK_ENTRIES // max(batch * inner, 1)))
+        wide = max(1, BLOCK_ENTRIES // max(batch * max(high, inner), 1))
+        for i in range(0, m, high):
+            rows = slice(i, min(i + high, m))
+            blocks = [(product.rows(rows), product.shape[-1]) for product in products]
+            for k in range(0, p, wide):
+                columns = slice(k, min(k + wide, p))
+                yield rows, columns, [part for block, width in blocks if width > k for part in block.parts(columns)]
+
+    def _shifted(self, parts: list[Part], shape: tuple[int, ...]) -> np.ndarray:
+        """sum >> F - 1.
 
         Powers rise, and what is carried on is rounded down, which loses nothing:
         floor((x 2^p + y) 2^-q) = floor((x + floor(y 2^-p)) 2^(p-q)).
         """
-        terms = list(terms)
-        self._check(terms, shift)
-        total, power = self.zeros(shape), 0
-        for place, part in sorted(((p, a) for t in terms for p, a in t.parts), key=lambda pair: pair[0]):
+        total, power, shift = self.zeros(shape), 0, self.bits - 1
+        for place, part in sorted(parts, key=lambda pair: pair[0]):
             step = min(place, shift) - power
             if step:
                 total >>= step
                 power += step
             total[..., : part.shape[-1]] += part if place <= shift else part * (1 << place - shift)
         return total >> shift - power if shift > power else total
-
-    @abstractmethod
-    def _check(self, terms: Sequence[Terms], shift: int) -> None:
-        """Refuse sums that might not fit after a shift to the right."""
-
-
-def exactly(terms: Terms) -> np.ndarray:
-    """The sum as Python integers."""
-    total: np.ndarray | int = 0
-    for power, part in terms.parts:
-        total = total + part.astype(object) * (1 << power)
-    return np.asarray(total, dtype=object)
-
-
-def _negative(terms: Terms) -> Terms:
-    return Terms(tuple((power, -part) for power, part in terms.parts), terms.size_bits)
 
 
 def nearest(value: Fraction, bits: int) -> int:
@@ -160,7 +207,7 @@ class PythonIntegers(Integers):
     dtype = object
 
     def narrow(self, values: np.ndarray) -> np.ndarray:
-        return np.asarray(values).astype(object)
+        return np.asarray(values).astype(object, copy=False)
 
     def near(self, values: np.ndarray) -> np.ndarray:
         integers, exponent = to_scaled_integers(values)
@@ -170,11 +217,11 @@ class PythonIntegers(Integers):
         integers, exponent = to_scaled_integers(values)
         return self.narrow((integers << self.bits) >> exponent)
 
-    def product(self, left: np.ndarray, right: np.ndarray) -> Terms:
-        if not left.shape[-1]:  # object matrices without inner axis have no product
-            shape = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-            return Terms(((0, self.zeros((*shape, left.shape[-2], right.shape[-1]))),), 0)
-        return Terms(((0, left @ right),), 0)
+    def product(self, left: np.ndarray, right: np.ndarray) -> MatrixProduct:
+        if left.shape[-1]:
+            return Ready(((0, left @ right),), 0)
+        shape = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])  # object matrices without inner axis: none
+        return Ready(((0, self.zeros((*shape, left.shape[-2], right.shape[-1]))),), 0)
 
     def scaled(self, factor: np.ndarray, values: np.ndarray) -> np.ndarray:
         return self.narrow((factor * values) >> self.bits)
@@ -182,134 +229,5 @@ class PythonIntegers(Integers):
     def above(self, lam: np.ndarray, nu: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         return np.asarray((lam - nu) * high < -nu * low, dtype=bool)
 
-    def _check(self, terms: Sequence[Terms], shift: int) -> None:
+    def _check(self, products: Sequence[MatrixProduct], shift: int) -> None:
         pass
-
-
-class MachineIntegers(Integers):
-    """Arrays of int64, every entry at most 2^61; or `TooLargeError`.
-
-    Raises:
-        TooLargeError: If F is too large for words of 64 bits.
-    """
-
-    dtype = np.int64
-
-    def __init__(self, bits: int) -> None:
-        super().__init__(bits)
-        if bits > MOST_MACHINE_BITS:
-            raise TooLargeError
-
-    def narrow(self, values: np.ndarray) -> np.ndarray:
-        if size_bits(values) > WORD_BITS:
-            raise TooLargeError
-        return values.astype(np.int64)
-
-    def near(self, values: np.ndarray) -> np.ndarray:
-        scaled = self._scaled_floats(values)
-        whole = np.floor(scaled)
-        # The difference is exact, or rounded to at least 1/2 where it is more than that.
-        return (whole + (scaled - whole >= 0.5)).astype(np.int64)
-
-    def down(self, values: np.ndarray) -> np.ndarray:
-        return np.floor(self._scaled_floats(values)).astype(np.int64)
-
-    def _scaled_floats(self, values: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            scaled = np.ldexp(np.asarray(values, dtype=np.float64), self.bits)
-        if (np.abs(scaled) >= 2.0**WORD_BITS).any():
-            raise TooLargeError
-        return scaled
-
-    def product(self, left: np.ndarray, right: np.ndarray) -> Terms:
-        n = left.shape[-1]
-        pieces = pieces_for(size_bits(left), size_bits(right), n)
-        first, second = split(left, *pieces.left, axis=-2), split(right, *pieces.right, axis=-1)
-        sums = first @ second
-        rows, columns = left.shape[-2], right.shape[-1]
-        parts = []
-        for i in range(pieces.left[1]):
-            for k in range(pieces.right[1]):
-                block = sums[..., i * rows : (i + 1) * rows, k * columns : (k + 1) * columns]
-                parts.append((i * pieces.left[0] + k * pieces.right[0], block.astype(np.int64)))
-        return Terms(tuple(parts), pieces.size_bits)
-
-    def scaled(self, factor: np.ndarray, values: np.ndarray) -> np.ndarray:
-        size = size_bits(factor) + size_bits(values)
-        if size > 112 or size - self.bits > WORD_BITS - 1:
-            raise TooLargeError
-        # Off by 2^(size - F - 51) at most; the remainder, known up to multiples of 2^64, is less than 2^62.
-        guess = np.floor(np.ldexp(factor.astype(np.float64) * values.astype(np.float64), -self.bits)).astype(np.int64)
-        return guess + ((factor * values - (guess << self.bits)) >> self.bits)
-
-    def above(self, lam: np.ndarray, nu: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        span = high - low
-        # |lam high - nu span| <= span (|lam| 2^-F + 1): small, though both products may wrap round.
-        if size_bits(span) + max(size_bits(lam) - self.bits, 0) > WORD_BITS:
-            raise TooLargeError
-        return np.asarray(lam * high - nu * span < 0)
-
-    def _check(self, terms: Sequence[Terms], shift: int) -> None:
-        size = max((t.size_bits for t in terms), default=0) + len(terms).bit_length()
-        if size - shift > WORD_BITS or sum(len(t.parts) for t in terms) > 128:
-            raise TooLargeError
-
-
-def size_bits(values: np.ndarray) -> int:
-    """The least b with |v| < 2^b for all entries."""
-    if not values.size:
-        return 0
-    return max(int(values.max()), -int(values.min())).bit_length()
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """How two factors are cut: (bits, number) of the left's and the right's pieces, and the bits of the sum."""
-
-    left: tuple[int, int]
-    right: tuple[int, int]
-    size_bits: int
-
-
-def pieces_for(left_bits: int, right_bits: int, n: int) -> Pieces:
-    """The fewest pieces with which sums of n products are exact in float64.
-
-    Pieces of b bits lie in [-2^(b-1), 2^(b-1)], and k of them hold all integers below 2^(k b - 1). So sums of n
-    products stay within 2^53 if n 2^(b + c - 2) <= 2^53.
-
-    Raises:
-        TooLargeError: If a factor has more bits than a word, or n is so large that nothing is left.
-    """
-    length = max(n - 1, 0).bit_length()
-    room = FLOAT_BITS + 2 - length
-    best: Pieces | None = None
-    for first in range(1, 9):
-        b = -(-(left_bits + 1) // first)
-        if room - b < 2:
-            continue
-        second = -(-(right_bits + 1) // (room - b))
-        c = -(-(right_bits + 1) // second)
-        if best is None or first * second < best.left[1] * best.right[1]:
-            best = Pieces((b, first), (c, second), left_bits + right_bits + length)
-    if best is None or max(left_bits, right_bits) > WORD_BITS + 1:
-        raise TooLargeError
-    return best
-
-
-def split(values: np.ndarray, bits: int, count: int, axis: int) -> np.ndarray:
-    """Pieces of int64 as float64, lowest first, side by side along an axis: v = sum_k piece_k 2**(bits k)."""
-    size = values.shape[axis]
-    shape = list(values.shape)
-    shape[axis] = size * count
-    pieces = np.empty(shape)
-    half, mask, rest = 1 << bits - 1, (1 << bits) - 1, values
-    for k in range(count):
-        place = [slice(None)] * values.ndim
-        place[axis] = slice(k * size, (k + 1) * size)
-        if k == count - 1:
-            pieces[tuple(place)] = rest
-            break
-        low = ((rest + half) & mask) - half
-        pieces[tuple(place)] = low
-        rest = (rest - low) >> bits
-    return pieces

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from milpverify.network.operators import LinearOperator, Product, Sum
-from milpverify.proof.fixed_point import Integers, Terms, exactly, python_array
+from milpverify.proof.fixed_point import Integers, MatrixProduct, python_array
 from milpverify.proof.near_operators import NearOperator, near_operator
 
 
@@ -134,29 +134,30 @@ class AffineSteps:
     ) -> Forms:
         """One affine step: rounded once, with all its rounding in eps."""
         batch = len(columns.lower)
-        E_terms: list[Terms] = []
-        beta_terms: list[Terms] = []
-        eps_terms: list[Terms] = []
+        E_parts: list[MatrixProduct] = []
+        beta_parts: list[MatrixProduct] = []
+        eps_parts: list[MatrixProduct] = []
         sizes = columns.size_sum
         for op, value in sources:
             forms = value.forms
             if value.index.shape[1]:
-                E_terms.append(op.times(value.index, forms.E))
-                beta_terms.append(op.times(value.index, forms.beta[..., None]))
-                eps_terms.append(op.times(value.index, forms.eps[..., None], absolute=True))
+                E_parts.append(op.times(value.index, forms.E))
+                beta_parts.append(op.times(value.index, forms.beta[..., None]))
+                eps_parts.append(op.times(value.index, -forms.eps[..., None], absolute=True))
             sizes = sizes + python_sum(value.size)
         integers = self.integers
-        E = integers.round(E_terms, (batch, size, columns.count))
+        E = integers.zeros((batch, size, columns.count))
         for op, value in sources:
             if value.own is not None and value.own_valid is not None:
                 place = slice(value.start, value.start + value.own.shape[1])
                 own = op.columns(value.own) * value.own_valid[:, None, :]
                 E[..., place] = integers.narrow(E[..., place] + own)
-        beta = integers.round(beta_terms, (batch, size, 1))[..., 0]
-        eps = integers.ceiling(eps_terms, (batch, size, 1))[..., 0]
-        beta = beta if bias is None else integers.narrow(beta + bias)
-        lost = integers.narrow(-(-sizes >> integers.bits + 1) + 1)
-        return Forms(E, beta, integers.narrow(eps + lost[:, None]))
+        E = integers.round(E_parts, E)
+        start = integers.zeros((batch, size, 1))
+        beta = integers.round(beta_parts, start if bias is None else start + bias[:, None])[..., 0]
+        lost = integers.narrow(-(-sizes >> integers.bits + 1) + 1)[:, None]
+        lost_below = sum((integers.exact(part)[..., 0] for part in eps_parts), np.zeros((batch, size), dtype=object))
+        return Forms(E, beta, integers.narrow(integers.narrow(-(lost_below >> integers.bits)) + lost))
 
     def whole(self, forms: Forms, columns: Columns) -> Value:
         """An intermediate value: every entry has an expression, its size that of its interval."""
@@ -169,8 +170,8 @@ class AffineSteps:
         """lo and hi of expressions, (batch, m) each."""
         integers, E, count = self.integers, forms.E, forms.E.shape[-1]
         lower, upper = columns.lower[:, :count, None], columns.upper[:, :count, None]
-        middle = exactly(integers.product(E, integers.narrow(lower + upper)))[..., 0]
-        radius = exactly(integers.product(np.abs(E), integers.narrow(upper - lower)))[..., 0]
+        middle = integers.exact(integers.product(E, integers.narrow(lower + upper)))[..., 0]
+        radius = integers.exact(integers.product(np.abs(E), integers.narrow(upper - lower)))[..., 0]
         # Twice the sums of minima and maxima.
         low = integers.narrow((middle - radius) >> integers.bits + 1)
         high = integers.narrow(-((-middle - radius) >> integers.bits + 1))

@@ -9,7 +9,7 @@ import numpy as np
 
 from milpverify.proof.certificate import Context, LeafTree, PlaneSet
 from milpverify.proof.contexts import BoundedBoxes, RejectedError
-from milpverify.proof.fixed_point import Integers, exactly
+from milpverify.proof.fixed_point import Integers
 from milpverify.proof.forms import Forms
 from milpverify.proof.walk import Choices, HiddenLayer, LayerPlanes, walk
 
@@ -118,9 +118,9 @@ class _Box:
         integers, rows, count = self.integers, self.rows, len(leaves.active)
         mu = np.ones((count, 1)) if tree.mu is None else tree.mu[leaves.numbers]
         factors = _down(integers, mu)[None]
-        E = integers.round([integers.product(factors, rows.E)], (1, count, self.columns.count))
-        beta = integers.round([integers.product(factors, rows.beta[..., None])], (1, count, 1))[..., 0]
-        eps = integers.ceiling([integers.product(factors, rows.eps[..., None])], (1, count, 1))[..., 0]
+        E = integers.round([integers.product(factors, rows.E)], integers.zeros((1, count, self.columns.count)))
+        beta = integers.round([integers.product(factors, rows.beta[..., None])], integers.zeros((1, count, 1)))[..., 0]
+        eps = -integers.floor(integers.product(factors, -rows.eps[..., None]))[..., 0]
         lost = integers.narrow(-(-self.columns.size_sum >> integers.bits + 1) + 1)
         return Forms(E, beta, integers.narrow(eps + lost[:, None]))
 
@@ -178,7 +178,7 @@ class _Box:
         count = rows.shape[1]
         sides = np.concatenate([np.maximum(rows, 0), np.minimum(rows, 0)], axis=1)
         ends = np.concatenate([self.columns.upper[:, :count], self.columns.lower[:, :count]], axis=1)
-        total = exactly(self.integers.product(sides, ends[0][:, None]))[:, 0]
+        total = self.integers.exact(self.integers.product(sides[None], ends[..., None]))[0, :, 0]
         return self.integers.narrow(-(-total >> self.integers.bits))
 
 

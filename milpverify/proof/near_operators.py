@@ -13,7 +13,8 @@ import numpy as np
 
 from milpverify.network.graph import BiasTerm
 from milpverify.network.operators import Dense, LinearOperator, Scaling, Selection, to_scaled_integers
-from milpverify.proof.fixed_point import Integers, Terms, pieces_for, size_bits, split
+from milpverify.proof.fixed_point import Integers, MatrixProduct, Ready
+from milpverify.proof.machine_words import pieces_for, size_bits, split
 
 CHUNK_ENTRIES = 1 << 22  # of the windows that a convolution makes of a batch
 
@@ -37,7 +38,7 @@ class NearOperator(ABC):
         """W~[:, index] for an index (batch, a): (batch, n_out, a)."""
 
     @abstractmethod
-    def times(self, index: np.ndarray, values: np.ndarray, absolute: bool = False) -> Terms:
+    def times(self, index: np.ndarray, values: np.ndarray, absolute: bool = False) -> MatrixProduct:
         """W~[:, index] @ values, or |W~|[:, index] @ values, exactly: (batch, a, p) -> (batch, n_out, p)."""
 
 
@@ -51,7 +52,7 @@ class NearMatrix(NearOperator):
     def columns(self, index: np.ndarray) -> np.ndarray:
         return np.asarray(self.transposed[index].swapaxes(-1, -2))
 
-    def times(self, index: np.ndarray, values: np.ndarray, absolute: bool = False) -> Terms:
+    def times(self, index: np.ndarray, values: np.ndarray, absolute: bool = False) -> MatrixProduct:
         columns = self.columns(index)
         return self.integers.product(np.abs(columns) if absolute else columns, values)
 
@@ -69,16 +70,16 @@ class NearMap(NearOperator):
         np.put_along_axis(units, index[..., None], 1, axis=-1)
         return self._sum(self._apply(self.integers.narrow(units), False))
 
-    def times(self, index: np.ndarray, values: np.ndarray, absolute: bool = False) -> Terms:
+    def times(self, index: np.ndarray, values: np.ndarray, absolute: bool = False) -> MatrixProduct:
         full = self.integers.zeros((len(values), values.shape[-1], self.in_size))
         np.put_along_axis(full, index[:, None, :], values.swapaxes(-1, -2), axis=-1)
         return self._apply(full, absolute)
 
-    def _apply(self, x: np.ndarray, absolute: bool) -> Terms:
-        """The map on (batch, p, n_in) as terms of shape (batch, n_out, p)."""
+    def _apply(self, x: np.ndarray, absolute: bool) -> Ready:
+        """The map on (batch, p, n_in) (batch, n_out, p)."""
         near = self.near.map_arrays(np.abs) if absolute else self.near
         if self.integers.dtype is object:
-            return Terms(((0, np.asarray(near.apply(x)).swapaxes(-1, -2)),), 0)
+            return Ready(((0, np.asarray(near.apply(x)).swapaxes(-1, -2)),), 0)
         largest = [0]
 
         def measured(array: np.ndarray) -> np.ndarray:
@@ -94,7 +95,7 @@ class NearMap(NearOperator):
             for k, piece in enumerate(cut):
                 sums = self._chunked(op, piece).astype(np.int64).swapaxes(-1, -2)
                 parts.append((i * pieces.left[0] + k * pieces.right[0], sums))
-        return Terms(tuple(parts), pieces.size_bits)
+        return Ready(tuple(parts), pieces.size_bits)
 
     def _chunked(self, op: LinearOperator, x: np.ndarray) -> np.ndarray:
         flat = x.reshape(-1, self.in_size)
@@ -105,8 +106,8 @@ class NearMap(NearOperator):
             out[start : start + step] = op.apply(flat[start : start + step])
         return out.reshape(*x.shape[:-1], self.out_size)
 
-    def _sum(self, terms: Terms) -> np.ndarray:
-        return sum((part * (1 << power) for power, part in terms.parts), self.integers.zeros((1,)))
+    def _sum(self, product: Ready) -> np.ndarray:
+        return sum((part * (1 << power) for power, part in product.known), self.integers.zeros((1,)))
 
 
 class NearSelection(NearOperator):
@@ -117,12 +118,12 @@ class NearSelection(NearOperator):
         picked = self.op.index[:, None] == index[:, None, :]
         return self.integers.narrow(picked.astype(np.int64) * 1) * (1 << self.integers.bits)
 
-    def times(self, index: np.ndarray, values: np.ndarray, absolute: bool = False) -> Terms:
+    def times(self, index: np.ndarray, values: np.ndarray, absolute: bool = False) -> MatrixProduct:
         assert isinstance(self.op, Selection)
         full = self.integers.zeros((len(values), self.in_size, values.shape[-1]))
         np.put_along_axis(full, index[:, :, None], values, axis=1)
         picked = full[:, self.op.index] * (self.op.index >= 0).astype(np.int64)[:, None]
-        return Terms(((self.integers.bits, self.integers.narrow(picked)),), size_bits(picked) + self.integers.bits)
+        return Ready(((self.integers.bits, self.integers.narrow(picked)),), size_bits(picked) + self.integers.bits)
 
 
 def near_operator(op: LinearOperator, integers: Integers) -> NearOperator:

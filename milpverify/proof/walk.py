@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from milpverify.proof.fixed_point import Integers, Terms, exactly
+from milpverify.proof.fixed_point import Integers, MatrixProduct
 from milpverify.proof.forms import Columns, Forms
 
 CHUNK_ENTRIES = 1 << 21  # of the rows that are walked together
@@ -129,24 +129,24 @@ class _Walk:
 
     def _add(self, left: np.ndarray, right: np.ndarray) -> None:
         """V += left @ right; (batch, m, n) and (batch, n)."""
-        self.V = self.V + exactly(self.integers.product(left, right[..., None]))[..., 0]
+        self.V = self.V + self.integers.exact(self.integers.product(left, right[..., None]))[..., 0]
 
     def _replace(self, layer: HiddenLayer, choices: Choices | None) -> None:
         """Replace a layer's columns by those below."""
         integers, below = self.integers, self.row[..., : layer.start]
         lam = self.row[..., layer.place]
-        terms: list[Terms] = []
+        products: list[MatrixProduct] = []
         if lam.shape[-1]:
             if choices is not None and choices.theta is not None:
                 for planes in choices.planes[0]:
-                    lam = self._through_planes(planes, choices.theta[:, planes.number], lam, terms)
+                    lam = self._through_planes(planes, choices.theta[:, planes.number], lam, products)
             nu = self._close(layer, choices or Choices(), lam)
-            terms.append(integers.product(nu, layer.forms.E))
-        self.row = integers.narrow(below + integers.round(terms, below.shape))
+            products.append(integers.product(nu, layer.forms.E))
+        self.row = integers.round(products, below)
         self.V = self.V - ((layer.size_below + 1) >> 1)[:, None]
 
     def _through_planes(
-        self, planes: LayerPlanes, theta: np.ndarray, lam: np.ndarray, terms: list[Terms]
+        self, planes: LayerPlanes, theta: np.ndarray, lam: np.ndarray, products: list[MatrixProduct]
     ) -> np.ndarray:
         """lambda after planes of different neurons; their other terms are added."""
         integers = self.integers
@@ -154,7 +154,7 @@ class _Walk:
         lam = lam.copy()
         lam[..., planes.neuron] = integers.narrow(lam[..., planes.neuron] + pi)
         self._add(-pi, planes.R[None])
-        terms.append(integers.product(-pi, planes.P[None]))
+        products.append(integers.product(-pi, planes.P[None]))
         return lam
 
     def _close(self, layer: HiddenLayer, choices: Choices, lam: np.ndarray) -> np.ndarray:
