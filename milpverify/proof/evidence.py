@@ -10,11 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from fractions import Fraction
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
 from milpverify.errors import BoundsError
+
+if TYPE_CHECKING:
+    from milpverify.proof.certificate import Certificate
 
 Status = Literal["holds", "violated", "unknown"]
 How = Literal["bounds", "attack", "tree", "milp", ""]
@@ -23,10 +26,12 @@ How = Literal["bounds", "attack", "tree", "milp", ""]
 class Grade(Enum):
     """How strong a piece of evidence is.
 
-    `BOUND_ROUNDED`: a bound whose floating-point evaluation is rounded outward proves it. `SOLVER_TRUSTED`: a MILP
-    solver's word, tolerances included. `REPLAYED`: a witness was checked in exact rational arithmetic.
+    `PROOF_CHECKED`: a certificate that the exact checker has accepted (docs/proofs.md). `BOUND_ROUNDED`: a bound whose
+    floating-point evaluation is rounded outward proves it. `SOLVER_TRUSTED`: a MILP solver's word, tolerances included.
+    `REPLAYED`: a witness was checked in exact rational arithmetic.
     """
 
+    PROOF_CHECKED = "proof-checked"
     BOUND_ROUNDED = "bound-rounded"
     SOLVER_TRUSTED = "solver-trusted"
     REPLAYED = "replayed"
@@ -35,7 +40,8 @@ class Grade(Enum):
     def weakest(cls, grades: Iterable[Grade]) -> Grade:
         """The grade of a claim that needs all of these; `BOUND_ROUNDED` for no claim at all."""
         held = set(grades)
-        return next((g for g in (cls.SOLVER_TRUSTED, cls.REPLAYED) if g in held), cls.BOUND_ROUNDED)
+        order = (cls.SOLVER_TRUSTED, cls.REPLAYED, cls.BOUND_ROUNDED, cls.PROOF_CHECKED)
+        return next((g for g in order if g in held), cls.BOUND_ROUNDED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +200,7 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: `verdict` (type in small letters), `word`, `seconds`, `semantics`, `approximations`, `cases`
         (see `CaseReport.to_dict`), and `grade`, `witness` (see `Witness.to_dict`) or `reason`, `timed_out`
-        and `interrupted`."""
+        and `interrupted`; where a proof was asked for, `proof` (see `Proof.to_dict`) and `unproved`."""
         return {
             "verdict": type(self).__name__.lower(),
             "word": self.word,
@@ -210,14 +216,49 @@ class Verdict:
 
 
 @dataclass(frozen=True, eq=False)
+class Proof:
+    """A certificate that the exact checker has accepted, and what that took.
+
+    Attributes:
+        certificate: To be written to a file and checked by others.
+        n_cases, n_contexts, n_leaves: What was checked: cases, boxes, leaves of trees over phases.
+        seconds: Wall time of finding it.
+        check_seconds: Wall time of the last check.
+    """
+
+    certificate: Certificate
+    n_cases: int
+    n_contexts: int
+    n_leaves: int
+    seconds: float
+    check_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: `bits`, `threshold` ("p/q"), the counts and the seconds."""
+        return {
+            "bits": self.certificate.bits,
+            "threshold": str(self.certificate.threshold),
+            "cases": self.n_cases,
+            "boxes": self.n_contexts,
+            "leaves": self.n_leaves,
+            "seconds": self.seconds,
+            "check_seconds": self.check_seconds,
+        }
+
+
+@dataclass(frozen=True, eq=False)
 class Holds(Verdict):
     """No input of any region reaches its unsafe set.
 
     Attributes:
-        grade: The weakest grade among the cases.
+        grade: The weakest grade among the cases; `PROOF_CHECKED` where there is a proof of all of them.
+        proof: That proof, where one was asked for and found.
+        unproved: Why there is none, where one was asked for.
     """
 
     grade: Grade
+    proof: Proof | None = None
+    unproved: str = ""
 
     @property
     def word(self) -> str:
@@ -227,7 +268,11 @@ class Holds(Verdict):
         return f"Holds (unsat, {self.grade.value}): {len(self.cases)} cases in {self.seconds:.3g} s"
 
     def _own(self) -> dict[str, Any]:
-        return {"grade": self.grade.value}
+        own: dict[str, Any] = {"grade": self.grade.value}
+        if self.proof is not None or self.unproved:
+            own["proof"] = None if self.proof is None else self.proof.to_dict()
+            own["unproved"] = self.unproved or None
+        return own
 
 
 @dataclass(frozen=True, eq=False)

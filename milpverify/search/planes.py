@@ -29,9 +29,16 @@ def root_planes(
     Returns:
         One problem a case, and the planes' shares, (cases, N).
     """
+    slopes, shares = raised_planes(problem, rows, steps, ends)
+    return [problem.with_planes(np.arange(problem.n_neurons), each) for each in slopes], shares
+
+
+def raised_planes(
+    problem: NodeProblem, rows: np.ndarray, steps: int, ends: float = math.inf
+) -> tuple[np.ndarray, np.ndarray]:
+    """The planes of `root_planes` as slopes P, (cases, N, columns), and their shares, (cases, N); floating."""
     found = _raised(problem, rows, steps, ends)
-    planed = [problem.with_planes(np.arange(problem.n_neurons), each) for each in plane_slopes(problem, found)]
-    return planed, np.concatenate(found.share, axis=1)
+    return plane_slopes(problem, found), np.concatenate(found.share, axis=1)
 
 
 def plane_slopes(problem: NodeProblem, found: Planes) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from milpverify.search.question import Search
 from milpverify.spec.property import Case, Property
 from milpverify.tasks.prepare import Prepared, check_fit, first_attack, open_checkpoint, prepare
 from milpverify.tasks.progress import Clock, OnProgress
+
+if TYPE_CHECKING:
+    from milpverify.tasks.certify import Prover
 
 ATTACK_SHARE = 0.25  # of the time left, at most, so that the search always gets its turn
 
@@ -77,6 +81,7 @@ def verify(
     onnx_path: str | Path | None = None,
     on_progress: OnProgress | None = None,
     checkpoint: Checkpoint | Path | str | None = None,
+    prove: Prover | bool = False,
 ) -> Verdict:
     """Decide whether some input of a property's regions reaches its unsafe set. Exact, within the grade it states.
 
@@ -92,6 +97,7 @@ def verify(
         onnx_path: The network's file: a witness is then replayed by onnxruntime too, where that is installed.
         on_progress: Called as the work goes on.
         checkpoint: A file that the search is saved to, and gone on from if it exists; None for none.
+        prove: Whether to follow Holds up with a proof for others to check, and how (`certify`), in the time left.
 
     Returns:
         Holds, Violated or Unknown; after Ctrl-C, what is known by then.
@@ -110,7 +116,21 @@ def verify(
         witness = _attack(net, states, method, clock)
         if witness is None and method.search is not None:
             witness = _search(net, states, method.search, clock, file)
-    return _verdict(net, prop, states, witness, clock, onnx_path)
+    verdict = _verdict(net, prop, states, witness, clock, onnx_path)
+    return _proved(net, prop, verdict, prove, clock) if prove and isinstance(verdict, Holds) else verdict
+
+
+def _proved(net: Network, prop: Property, verdict: Holds, prove: Prover | bool, clock: Clock) -> Holds:
+    """The verdict with a proof, or with why there is none."""
+    from milpverify.tasks.certify import Prover, certify_within
+
+    if clock.out:
+        return replace(verdict, unproved="time ran out before a proof was looked for")
+    part = clock.part(None if math.isinf(clock.left) else clock.left, lambda progress: progress)
+    found = certify_within(net, prop, prove if isinstance(prove, Prover) else Prover(), part)
+    if found.proof is None:
+        return replace(verdict, unproved=found.reason, seconds=clock.seconds)
+    return replace(verdict, grade=Grade.PROOF_CHECKED, proof=found.proof, seconds=clock.seconds)
 
 
 def _bounded(net: Network, prop: Property, method: Verifier, clock: Clock) -> list[_CaseState]:

@@ -1,0 +1,281 @@
+"""A proof of a property: a certificate that a checker without solver, search or tolerance accepts (docs/proofs.md).
+
+What bounds close is written down as it is; what needs a tree gets one whose leaves keep their multipliers, over input
+boxes where few inputs are free, else over ReLU phases. The exact checker is run on what comes out: only what it accepts
+is handed on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+
+from milpverify import __version__
+from milpverify.bounds.backward import Crown
+from milpverify.bounds.compute import compute_bounds
+from milpverify.bounds.nodes import NodeProblem
+from milpverify.bounds.problem import DualProblem
+from milpverify.bounds.small import folded_rows, small_problem
+from milpverify.network.graph import Bounds, Network
+from milpverify.proof.certificate import Certificate, Context, Group, LeafTree, PlaneSet
+from milpverify.proof.evidence import Proof, float_at_least, float_at_most
+from milpverify.proof.exact import ContextTrace, check_exact
+from milpverify.search.box_proof import BoxTree
+from milpverify.search.phase_proof import PhaseProver
+from milpverify.spec.box import Box
+from milpverify.spec.property import Case, Polyhedron, Property
+from milpverify.spec.store import property_fingerprint
+from milpverify.tasks.prepare import check_fit
+from milpverify.tasks.progress import Clock, OnProgress
+
+BITS = (40, 64, 128, 512)  # tried one after the other, where a margin is within rounding
+
+
+@dataclass(frozen=True)
+class Prover:
+    """How proofs are searched for.
+
+    Attributes:
+        phases: The trees over phases.
+        few_inputs: Free inputs up to which boxes are split instead.
+        few_neurons: Unstable neurons up to which they are not.
+        box_batch, most_boxes: Boxes bounded together, and of a tree at most.
+        bits: Precisions of the proof, tried in this order.
+    """
+
+    phases: PhaseProver = field(default_factory=PhaseProver)
+    few_inputs: int = 8
+    few_neurons: int = 30
+    box_batch: int = 256
+    most_boxes: int = 100_000
+    bits: tuple[int, ...] = BITS
+
+
+@dataclass(frozen=True, eq=False)
+class Certified:
+    """What came of it.
+
+    Attributes:
+        proof: A certificate that the exact checker has accepted; None where there is none.
+        reason: Why not.
+        seconds: Wall time of all.
+    """
+
+    proof: Proof | None
+    reason: str
+    seconds: float
+
+
+class _OpenError(Exception):
+    """A case that no proof was found for: carries the reason. Never seen by a user."""
+
+
+def certify(
+    net: Network,
+    prop: Property,
+    *,
+    threshold: Fraction | float = 0,
+    time_limit_s: float | None = None,
+    prover: Prover | None = None,
+    on_progress: OnProgress | None = None,
+) -> Certified:
+    """Prove that the least slack max_i (C_i y - d_i) of every case exceeds a threshold: for 0, that the property holds.
+
+    Args:
+        net: The network.
+        prop: What must not happen. Regions that are no boxes count as the box around them.
+        threshold: In units of y, taken as its exact value.
+        time_limit_s: Wall time; None for no limit.
+        prover: How; `Prover()` when None.
+        on_progress: Called as the work goes on.
+
+    Returns:
+        The certificate, if one was found: never one that the exact checker has not accepted.
+
+    Raises:
+        PropertyError: If the property does not fit the network.
+        OptionError: If the time limit is not positive.
+    """
+    clock = Clock("certify", time_limit_s, on_progress)
+    check_fit("certify", net, prop)
+    return certify_within(net, prop, prover or Prover(), clock, Fraction(threshold))
+
+
+def certify_within(
+    net: Network, prop: Property, prover: Prover, clock: Clock, threshold: Fraction = Fraction(0)
+) -> Certified:
+    """`certify` as a part of another task, whose clock ends it."""
+    work = _Work(net, prop, threshold, prover, clock)
+    proof, reason = None, ""
+    with clock.interrupt:
+        try:
+            proof = work.proof()
+        except _OpenError as open_:
+            reason = "interrupted" if clock.interrupt.pending else str(open_)
+    return Certified(proof, reason, clock.seconds)
+
+
+@dataclass(eq=False)
+class _Work:
+    net: Network
+    prop: Property
+    threshold: Fraction
+    prover: Prover
+    clock: Clock
+
+    def proof(self) -> Proof:
+        """Write down what there is, ask the checker, and search on where it finds leaves open."""
+        index = {id(case): i for i, case in enumerate(self.prop.cases)}
+        parts = [_Part(self, cases, tuple(index[id(case)] for case in cases)) for cases in self.prop.groups()]
+        bits = list(self.prover.bits)
+        while True:
+            groups = tuple(part.written() for part in parts)
+            made_by, names = f"milpverify {__version__}", (self.net.fingerprint, property_fingerprint(self.prop))
+            certificate = Certificate(bits[0], groups, self.threshold, *names, made_by)
+            self.clock.tell("checker", f"{sum(len(group.contexts) for group in groups)} boxes")
+            check = check_exact(certificate, self.net, self.prop, self.threshold, trace=True)
+            if check.accepted:
+                counts = check.n_cases, check.n_contexts, check.n_leaves
+                return Proof(certificate, *counts, self.clock.seconds, check.seconds)
+            traces = iter(check.trace)
+            searched = False
+            for part, group in zip(parts, groups, strict=True):
+                mine = [next(traces, None) for _ in group.contexts]
+                searched |= part.search_on(mine, bits[0])
+            if not searched:
+                del bits[0]
+            if not bits:
+                raise _OpenError(f"the exact checker refused what was found: {check.reason}")
+
+
+class _Part:
+    """The cases of one region: one leaf each at first, then a tree over phases or over boxes.
+
+    Args:
+        work: What they are a part of.
+        cases: Of one region.
+        numbers: Their places in the property.
+    """
+
+    def __init__(self, work: _Work, cases: tuple[Case, ...], numbers: tuple[int, ...]) -> None:
+        if any(not len(case.unsafe.d) for case in cases):
+            raise _OpenError(f"{_name(cases[0])}: every output is unsafe")
+        self._work, self._numbers = work, numbers
+        self._cases = tuple(_shifted(case, work.threshold) for case in cases)
+        rows = _best_rows(work.net, self._cases)
+        self._trees = [_leaf(case, row) for case, row in zip(self._cases, rows, strict=True)]
+        self._planes: list[PlaneSet] = []
+        self._boxes: BoxTree | None = None
+        self._leaves = np.zeros(1, dtype=int)
+
+    def written(self) -> Group:
+        """The group as it stands."""
+        if self._boxes is None:
+            return Group(self._numbers, (Context(tuple(self._trees), None, tuple(self._planes)),))
+        split, at, self._leaves, rows = self._boxes.written()
+        contexts = (
+            Context(tuple(_leaf(case, row) for case, row in zip(self._cases, each, strict=True)))
+            for each in rows.tolist()
+        )
+        return Group(self._numbers, tuple(contexts), split, at)
+
+    def search_on(self, traces: Sequence[ContextTrace | None], bits: int) -> bool:
+        """Search on where the checker found leaves open, or has not looked; whether there was anything to do."""
+        still = [i for i, trace in enumerate(traces) if trace is None or _open(trace)]
+        if not still:
+            return False
+        if self._boxes is not None:
+            if not self._boxes.reopen(self._leaves[still], self._work.prover.box_batch):
+                return False
+            self._grow(self._boxes)
+            return True
+        assert traces[0] is not None
+        bounds, n = _as_floats(traces[0], bits), int(np.ptp(self._box, axis=0).astype(bool).sum())
+        if n <= self._work.prover.few_inputs and sum(bounds.n_unstable) > self._work.prover.few_neurons:
+            self._boxes = BoxTree(self._work.net, self._cases, bounds)
+            self._grow(self._boxes)
+            return True
+        again = [i for i in _open(traces[0]) if self._trees[i].alpha is None]
+        for place, i in enumerate(again):
+            self._close(i, bounds, len(again) - place - 1)
+        return bool(again)
+
+    @property
+    def _box(self) -> np.ndarray:
+        region = self._cases[0].region
+        return np.stack([region.lower, region.upper])
+
+    def _grow(self, tree: BoxTree) -> None:
+        clock, prover = self._work.clock, self._work.prover
+
+        def tell(nodes: int, open_: int) -> None:
+            clock.tell("boxes", f"{nodes} boxes, {open_} open")
+
+        if not tree.grow(prover.box_batch, prover.most_boxes, time.monotonic() + clock.left, tell):
+            raise _OpenError(f"{_name(self._cases[0])}: {self._why('boxes')}")
+
+    def _close(self, i: int, bounds: Bounds, left: int) -> None:
+        """A tree over phases for case i."""
+        case, clock, net = self._cases[i], self._work.clock, self._work.net
+        clock.tell("tree", case.name, unstable=sum(bounds.n_unstable), left=left)
+        problem, k = DualProblem.of(net, case.region, bounds), len(net.layers) + 1
+        small = small_problem(problem, k, folded_rows(problem, k, case.unsafe.C))
+        found = self._work.prover.phases.close(NodeProblem.of(small, case.unsafe.d), time.monotonic() + clock.left)
+        if found is None:
+            raise _OpenError(f"{_name(case)}: {self._why('phases')}")
+        self._trees[i], own = found.written(len(self._planes))
+        if own is not None:
+            self._planes.append(own)
+
+    def _why(self, over: str) -> str:
+        return "time ran out" if self._work.clock.out else f"no tree over {over} closes it within its limits"
+
+
+def _name(case: Case) -> str:
+    return case.name or "the case"
+
+
+def _shifted(case: Case, threshold: Fraction) -> Case:
+    """The case with the threshold on its right-hand sides, over the box around its region."""
+    rights = tuple(d + threshold for d in case.unsafe.d_exact or ())
+    region = case.region if isinstance(case.region, Box) and case.region.is_box else _box(case)
+    return Case(region, Polyhedron(case.unsafe.C, np.zeros(len(rights)), rights), case.name)
+
+
+def _box(case: Case) -> Box:
+    return Box(case.region.lower, case.region.upper)
+
+
+def _open(trace: ContextTrace) -> list[int]:
+    """The cases that have an open leaf in a context."""
+    return [i for i, values in enumerate(trace.values) if any(v is not None and v <= 0 for v in values)]
+
+
+def _as_floats(trace: ContextTrace, bits: int) -> Bounds:
+    """The checker's bounds of the hidden neurons."""
+    lower = tuple(np.array([float_at_most(Fraction(v, 1 << bits)) for v in side]) for side in trace.lower)
+    upper = tuple(np.array([float_at_least(Fraction(v, 1 << bits)) for v in side]) for side in trace.upper)
+    return Bounds(lower, upper)
+
+
+def _best_rows(net: Network, cases: Sequence[Case]) -> list[int]:
+    """Per case of one region the row that CROWN bounds best."""
+    if all(len(case.unsafe.d) == 1 for case in cases):
+        return [0] * len(cases)
+    region = cases[0].region
+    problem = DualProblem.of(net, region, compute_bounds(net, region, Crown()))
+    return [int((Crown().rows(problem, case.unsafe.C).value - case.unsafe.d).argmax()) for case in cases]
+
+
+def _leaf(case: Case, row: int) -> LeafTree:
+    """One leaf that one row closes."""
+    m = len(case.unsafe.d)
+    if m == 1:
+        return LeafTree()
+    mu = np.zeros((1, m), dtype=np.float32)
+    mu[0, row] = 1.0
+    return LeafTree(mu=mu)
