@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from milpverify.commands import bounds, export, measure, ranges, show, verify
+from milpverify.commands import bounds, export, measure, proofs, ranges, show, verify
 from milpverify.commands.options import Parser
 from milpverify.commands.process import in_own_process
 from milpverify.errors import InputError, MilpverifyError, OptionError
@@ -104,6 +104,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
     show.register(commands)
     verify.register(commands)
+    proofs.register(commands)
     measure.register(commands)
     ranges.register(commands)
     bounds.register(commands)

@@ -32,11 +32,12 @@ Decide whether some input of the region reaches the unsafe set: Holds (unsat) wi
 an input replayed in exact arithmetic, or Unknown. PROP is a VNN-LIB file (.vnnlib, .vnnlib.gz) or a saved property
 (.json); instead of PROP, --input and --eps ask whether every input of a ball keeps its label.
 
-Exit status: 0 answered, 1 unknown or out of time, 2 bad input.
+Exit status: 0 answered, 1 unknown, out of time, or no --proof found, 2 bad input.
 
 examples:
   milpverify verify net.onnx prop.vnnlib --timeout 60
   milpverify verify net.onnx prop.vnnlib --result out.txt     sat|unsat|unknown|timeout, then the counterexample
+  milpverify verify net.onnx prop.vnnlib --proof out.proof    if it holds, a proof that 'milpverify check' accepts
   milpverify verify net.onnx prop.vnnlib --checkpoint tree.npz   go on where an earlier call was stopped
   milpverify verify net.onnx --input x.npy --label 3 --eps 0.05 --clip 0 1
   milpverify verify net.onnx --input pixels.npy --eps 0.01 --mean 0.1307 --std 0.3081 --eps-space pixel
@@ -65,6 +66,12 @@ def register(commands: Commands) -> None:
     group = parser.add_argument_group("result")
     group.add_argument("--result", type=Path, metavar="FILE", help="write the competition's result file")
     group.add_argument(
+        "--proof",
+        type=Path,
+        metavar="FILE",
+        help="if it holds, write a proof for others to check (docs/proofs.md); without PROP also FILE.json, the property",
+    )
+    group.add_argument(
         "--replay-onnxruntime",
         action="store_true",
         help="run the counterexample through onnxruntime too (--check-import does so as well)",
@@ -79,6 +86,7 @@ def register(commands: Commands) -> None:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Answer, write the result file, show."""
+    from milpverify.commands.proofs import clear_proof
     from milpverify.commands.question import ask, names
     from milpverify.commands.session import respond
     from milpverify.proof.evidence import Unknown
@@ -88,6 +96,8 @@ def run_verify(args: argparse.Namespace) -> int:
     files = names(args, 1, 2, "NET and PROP, or NET with --input and --eps")
     if args.result is not None:
         clear_result(args.result)
+    if args.proof is not None:
+        clear_proof(args, files)
     if args.replay_onnxruntime and args.eps_space == "pixel":
         raise OptionError("--replay-onnxruntime: with --eps-space pixel the file is not the whole network. Drop one.")
     question = ask(args, files)
@@ -95,7 +105,7 @@ def run_verify(args: argparse.Namespace) -> int:
         args,
         question,
         partial(_decide, args, question),
-        answered=lambda verdict: not isinstance(verdict, Unknown),
+        answered=lambda verdict: not isinstance(verdict, Unknown) and not getattr(verdict, "unproved", ""),
         to_json=lambda verdict: verdict.to_dict(),
         show=show_verdict,
         interrupted=lambda verdict: isinstance(verdict, Unknown) and verdict.interrupted,
@@ -107,6 +117,7 @@ def _decide(
 ) -> Verdict:
     """The verdict, written to the result file; a solver's failure is Unknown."""
     from milpverify.commands.options import checkpoint
+    from milpverify.commands.proofs import write_proof
     from milpverify.proof.evidence import Unknown
     from milpverify.report.files import write_result
     from milpverify.tasks.verify import verify
@@ -123,11 +134,14 @@ def _decide(
                 onnx_path=_onnx_path(args, question),
                 on_progress=on_progress,
                 checkpoint=checkpoint(args),
+                prove=args.proof is not None,
             )
         except (SolverError, BoundsError) as error:
             verdict = Unknown(reason=str(error), seconds=time.monotonic() - began)
     if args.result is not None:
         write_result(args.result, verdict)
+    if args.proof is not None:
+        write_proof(args, question, verdict)
     return verdict
 
 

@@ -9,6 +9,7 @@ from milpverify.report.screen import Column, Screen, Tone
 
 ROWS_SHOWN = 20
 GRADE_MEANS = {
+    Grade.PROOF_CHECKED: "proved, and the proof checked in exact integers",
     Grade.BOUND_ROUNDED: "proved by bounds rounded outward",
     Grade.SOLVER_TRUSTED: "on the MILP solver's word, within its tolerances",
     Grade.REPLAYED: "replayed in exact arithmetic",
@@ -35,6 +36,8 @@ def evidence(bracket: Bracket) -> str:
 def show_verdict(screen: Screen, verdict: Verdict) -> None:
     """A verdict with its cases, its witness and what it rests on."""
     screen.say(headline(verdict), _tone(verdict))
+    if isinstance(verdict, Holds):
+        show_proof(screen, verdict)
     if isinstance(verdict, Violated):
         show_witness(screen, verdict.witness)
     if isinstance(verdict, Unknown):
@@ -54,6 +57,18 @@ def headline(verdict: Verdict) -> str:
     if isinstance(verdict, Violated):
         return f"{name}: an input of the region reaches the unsafe set, {GRADE_MEANS[verdict.grade]}; {end}"
     return f"{name}: not decided; {end}"
+
+
+def show_proof(screen: Screen, verdict: Holds) -> None:
+    """The proof that was asked for, or why there is none."""
+    proof = verdict.proof
+    if proof is not None:
+        screen.say(
+            f"  proof: {proof.n_cases} cases, {proof.n_contexts} boxes, {proof.n_leaves} leaves, found in "
+            f"{proof.seconds:.2f} s, checked in {proof.check_seconds:.2f} s"
+        )
+    elif verdict.unproved:
+        screen.say(f"  no proof: {verdict.unproved}", Tone.OPEN)
 
 
 def _tone(verdict: Verdict) -> Tone:

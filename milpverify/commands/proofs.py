@@ -1,0 +1,162 @@
+"""Proof files of `verify --proof`, and `check`, which reads them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from milpverify.commands.options import Commands, add_command
+from milpverify.errors import OptionError
+
+if TYPE_CHECKING:
+    from milpverify.commands.question import Question
+    from milpverify.proof.evidence import Verdict
+    from milpverify.proof.exact import CheckResult
+
+CHECK = """\
+Check a proof against the network and the property it is said to be about. The checker evaluates every bound anew, in
+exact integers; it shares nothing with the search, and reads network and property from your files, never from the
+proof. docs/proofs.md has the theorem and the format.
+
+With --standalone the second checker runs: one file of Python's standard library that can be copied anywhere
+(python checker.py PROOF NET PROP). It reads chains of affine maps, convolutions and ReLUs, and takes longer.
+
+Exit status: 0 accepted, 1 rejected, 2 bad input, 3 what the stand-alone checker cannot read.
+
+examples:
+  milpverify verify net.onnx prop.vnnlib --proof out.proof
+  milpverify check out.proof net.onnx prop.vnnlib
+  milpverify check out.proof net.onnx prop.vnnlib --standalone
+"""
+MAGIC = b"MVPROOF"
+
+
+def register(commands: Commands) -> None:
+    """Add `check`."""
+    parser = add_command(commands, "check", "PROOF NET PROP", "is this proof valid?", CHECK, run_check)
+    parser.add_argument(
+        "--threshold", type=rational, default=Fraction(0), metavar="T",
+        help="what the least slack must be proved to exceed, e.g. 0.5 or 1/3 (default: 0, the property holds)",
+    )  # fmt: skip
+    parser.add_argument("--standalone", action="store_true", help="by the checker of the standard library alone")
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Check, and show what was proven."""
+    from milpverify.commands.question import names
+
+    files = names(args, 3, 3, "PROOF, NET and PROP")
+    if args.standalone:
+        from milpverify.proof.checker import main
+
+        if args.json:
+            raise OptionError("check: --standalone prints words only. Drop --json.")
+        return int(main([*files, "--threshold", str(args.threshold)]))
+    return _check_exactly(args, files)
+
+
+def _check_exactly(args: argparse.Namespace, files: list[str]) -> int:
+    from milpverify.commands.question import read_property
+    from milpverify.commands.session import screen_for
+    from milpverify.network.from_onnx import from_onnx
+    from milpverify.proof.certificate import read_certificate
+    from milpverify.proof.exact import check_exact
+    from milpverify.report.files import envelope, network_facts, print_json
+    from milpverify.report.screen import Tone
+
+    certificate = read_certificate(files[0])
+    net = from_onnx(files[1])
+    prop = read_property(files[2], net)
+    result = check_exact(certificate, net, prop, args.threshold)
+    status = 0 if result.accepted else 1
+    if args.json:
+        facts = {"network": network_facts(net, files[1]), "property": files[2], "proof": files[0]}
+        print_json(envelope("check", {**facts, "result": _facts(result, args.threshold)}, status, result.seconds))
+        return status
+    screen = screen_for(args)
+    if result.accepted:
+        what = "no input reaches the unsafe set" if not args.threshold else f"every slack exceeds {args.threshold}"
+        screen.say(f"accepted: {what}, for the network over the real numbers", Tone.GOOD)
+        screen.say(
+            f"  {result.n_cases} cases, {result.n_contexts} boxes, {result.n_leaves} leaves, in exact integers of "
+            f"{certificate.bits} fraction bits; {result.seconds:.2f} s"
+        )
+    else:
+        screen.say(f"rejected: {result.reason}", Tone.BAD)
+    return status
+
+
+def _facts(result: CheckResult, threshold: Fraction) -> dict[str, Any]:
+    return {
+        "accepted": result.accepted,
+        "reason": result.reason or None,
+        "semantics": "real",
+        "checker": "exact",
+        "threshold": str(threshold),
+        "cases": result.n_cases,
+        "boxes": result.n_contexts,
+        "leaves": result.n_leaves,
+        "seconds": result.seconds,
+    }
+
+
+def clear_proof(args: argparse.Namespace, files: list[str]) -> None:
+    """Remove the proof of an earlier run, which must not pass for that of this one; nothing else is removed.
+
+    Raises:
+        OptionError: If the file holds something else, cannot be replaced, or no proof could be about NET.
+    """
+    from milpverify.report.files import check_writable
+
+    if args.eps_space == "pixel":
+        raise OptionError("--proof: with --eps-space pixel the file is not the whole network. Drop one.")
+    path: Path = args.proof
+    check_writable(path, "--proof")
+    if len(files) == 1:
+        check_writable(property_path(path), "--proof")
+    if path.exists():
+        with open(path, "rb") as file:
+            first = file.read(len(MAGIC))
+        if first not in (b"", MAGIC):
+            raise OptionError(f"--proof: {path} exists and is no proof. Name another file, or remove it.")
+        path.resolve().unlink()
+
+
+def write_proof(args: argparse.Namespace, question: Question, verdict: Verdict) -> None:
+    """The proof of a verdict that has one, and its property where that is in no file yet.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    from milpverify.proof.evidence import Holds
+
+    if not isinstance(verdict, Holds) or verdict.proof is None:
+        return
+    if len(args.files) == 1:
+        question.one_property().save(property_path(args.proof))
+    prop = args.files[1] if len(args.files) > 1 else str(property_path(args.proof))
+    hashes = {"network": _sha256(question.path), "property": _sha256(prop)}
+    replace(verdict.proof.certificate, files=hashes).write(args.proof)
+
+
+def property_path(proof: Path) -> Path:
+    """Where the property of a proof is saved that was asked without a file."""
+    return proof.with_name(proof.name + ".json")
+
+
+def rational(text: str) -> Fraction:
+    """A decimal or a quotient, exactly."""
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"expected a number such as 0.5 or 1/3, got '{text}'") from None
+
+
+def _sha256(path: str) -> str:
+    import hashlib
+
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
