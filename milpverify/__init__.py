@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "errors": "MilpverifyError InputError NetworkError UnsupportedError PropertyError VnnlibError RegionError "
-    "OptionError CheckpointError BoundsError SolverError",
+    "OptionError CheckpointError BoundsError ProofError SolverError",
     "network.graph": "Network Bounds",
     "network.exact": "forward_exact",
     "network.from_onnx": "from_onnx",
@@ -38,7 +38,9 @@ _HOME = {
     "bounds.batch": "bound_batch BatchBounds",
     "attack.fgsm": "Fgsm",
     "attack.pgd": "Pgd",
-    "proof.evidence": "Verdict Holds Violated Unknown Bracket Grade Witness Replay",
+    "proof.certificate": "Certificate read_certificate",
+    "proof.evidence": "Verdict Holds Violated Unknown Bracket Grade Witness Replay Proof",
+    "proof.exact": "check_exact CheckResult",
     "proof.replay": "replay confirm",
     "formulation.relu": "BigM",
     "formulation.property_program": "big_m",
@@ -57,6 +59,8 @@ _HOME = {
     "search.branch_and_bound": "BranchAndBound",
     "search.portfolio": "Portfolio",
     "tasks.verify": "verify Verifier",
+    "tasks.certify": "certify Certified Prover",
+    "search.phase_proof": "PhaseProver",
     "tasks.margin": "worst_margin Minimiser",
     "tasks.epsilon": "minimum_epsilon",
     "tasks.radius": "Radius",
@@ -108,6 +112,7 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.errors import MilpverifyError as MilpverifyError
     from milpverify.errors import NetworkError as NetworkError
     from milpverify.errors import OptionError as OptionError
+    from milpverify.errors import ProofError as ProofError
     from milpverify.errors import PropertyError as PropertyError
     from milpverify.errors import RegionError as RegionError
     from milpverify.errors import SolverError as SolverError
@@ -130,14 +135,19 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.program.solver import Limits as Limits
     from milpverify.program.solver import Solution as Solution
     from milpverify.program.solver import Solver as Solver
+    from milpverify.proof.certificate import Certificate as Certificate
+    from milpverify.proof.certificate import read_certificate as read_certificate
     from milpverify.proof.evidence import Bracket as Bracket
     from milpverify.proof.evidence import Grade as Grade
     from milpverify.proof.evidence import Holds as Holds
+    from milpverify.proof.evidence import Proof as Proof
     from milpverify.proof.evidence import Replay as Replay
     from milpverify.proof.evidence import Unknown as Unknown
     from milpverify.proof.evidence import Verdict as Verdict
     from milpverify.proof.evidence import Violated as Violated
     from milpverify.proof.evidence import Witness as Witness
+    from milpverify.proof.exact import CheckResult as CheckResult
+    from milpverify.proof.exact import check_exact as check_exact
     from milpverify.proof.replay import confirm as confirm
     from milpverify.proof.replay import replay as replay
     from milpverify.search.bounding import Ascending as Ascending
@@ -149,6 +159,7 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.search.milp import MILP as MILP
     from milpverify.search.neuron_trees import NeuronTrees as NeuronTrees
     from milpverify.search.node_lp import CutRounds as CutRounds
+    from milpverify.search.phase_proof import PhaseProver as PhaseProver
     from milpverify.search.phases import PhaseSplits as PhaseSplits
     from milpverify.search.portfolio import Portfolio as Portfolio
     from milpverify.search.relu_splitting import ReluSplitting as ReluSplitting
@@ -164,6 +175,9 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.spec.regions import LinfBall as LinfBall
     from milpverify.spec.regions import Region as Region
     from milpverify.spec.vnnlib import read_vnnlib as read_vnnlib
+    from milpverify.tasks.certify import Certified as Certified
+    from milpverify.tasks.certify import Prover as Prover
+    from milpverify.tasks.certify import certify as certify
     from milpverify.tasks.detect import Detection as Detection
     from milpverify.tasks.detect import possibly_adversarial as possibly_adversarial
     from milpverify.tasks.epsilon import minimum_epsilon as minimum_epsilon

@@ -41,6 +41,7 @@ START_S = 0.1  # what the shell and the interpreter took before the clock here s
 # Kept back from the limit: by the parent to end the child and write, by the child to confirm a counterexample.
 KILL_SHARE, KILL_MOST_S = 0.05, 0.3
 CONFIRM_SHARE, CONFIRM_MOST_S = 0.1, 1.0
+MOST_WORKERS = 8  # processes that share the bounding of hidden neurons
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,10 +134,14 @@ def answer(onnx: str, vnnlib: str, search_until: float = inf, until: float = inf
     left = search_until - time.monotonic()
     if left <= 0:
         return "timeout: reading took all the time", "timeout\n"
+    from milpverify.bounds.processes import cores
+    from milpverify.search.branch_and_bound import BranchAndBound
+    from milpverify.search.portfolio import Portfolio
     from milpverify.tasks.verify import verify
 
     try:
-        verdict = verify(net, prop, time_limit_s=None if left == inf else left)
+        method = Portfolio(tree=BranchAndBound(workers=min(cores(), MOST_WORKERS)))
+        verdict = verify(net, prop, time_limit_s=None if left == inf else left, method=method)
     except (SolverError, BoundsError) as error:  # their word is not trusted: there is no answer
         return f"unknown: {error}", "unknown\n"
     if not isinstance(verdict, Violated):

@@ -63,6 +63,11 @@ def share(who: str, run: Callable[[Piece], Answer], pieces: Sequence[Piece], wor
     return [answers[place] for place in range(len(pieces))]
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def started(count: int, serve: Callable[[Connection], None]) -> Iterator[list[Connection]]:
     """Pipes to spawned workers that run `serve`; they are ended on the way out, also on Ctrl-C.

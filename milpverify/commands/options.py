@@ -159,6 +159,13 @@ def add_search_options(
     group.add_argument("--no-attack", action="store_true", help="do not look for a counterexample by gradients first")
     group.add_argument("--solver", choices=SOLVER_NAMES, default="highs", help="who solves the MILPs (default: highs)")
     group.add_argument("--threads", type=positive_count, default=1, metavar="N", help="of the MILP solver (default: 1)")
+    group.add_argument(
+        "--workers",
+        type=positive_count,
+        default=1,
+        metavar="N",
+        help="processes that share the bounding of hard hidden neurons (default: 1)",
+    )
     group.add_argument("--seed", type=seed, default=0, help="seed of the attack and of HiGHS (default: 0)")
     if gap:
         group.add_argument("--gap", type=float, default=1e-6, help="how far to close the answer (default: 1e-6)")
@@ -268,7 +275,7 @@ def search_options(args: argparse.Namespace) -> Search:
 
 
 def tree_options(args: argparse.Namespace) -> BranchAndBound:
-    """Branch and bound with the seed of the options."""
+    """Branch and bound with the seed and the workers of the options."""
     from milpverify.attack.pgd import Pgd
     from milpverify.search.branch_and_bound import BranchAndBound
     from milpverify.search.input_tree import InputSplitting
@@ -276,7 +283,7 @@ def tree_options(args: argparse.Namespace) -> BranchAndBound:
     tree = BranchAndBound()
     inputs = InputSplitting() if tree.inputs is None else tree.inputs
     attack = replace(tree.attack, seed=args.seed) if isinstance(tree.attack, Pgd) else tree.attack
-    return replace(tree, inputs=replace(inputs, seed=args.seed), attack=attack)
+    return replace(tree, inputs=replace(inputs, seed=args.seed), attack=attack, workers=args.workers)
 
 
 def milp_options(args: argparse.Namespace) -> MILP:

@@ -110,6 +110,7 @@ BAD = {
     "shortened option": f"verify {BALL} --time 3",
     "negative seed": f"verify {BALL} --seed -1",
     "no thread": f"verify {BALL} --threads 0",
+    "no worker": f"verify {BALL} --workers 0",
     "result in a missing folder": f"verify {BALL} --result none/result.txt",
     "result over the network": f"verify {BALL} --result good.onnx",
     "result on a device": f"verify {BALL} --result /dev/null",
