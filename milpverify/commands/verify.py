@@ -69,7 +69,7 @@ def register(commands: Commands) -> None:
         "--proof",
         type=Path,
         metavar="FILE",
-        help="if it holds, write a proof that others can check (docs/proofs.md), and without PROP the property, FILE.json",
+        help="if it holds, write a proof that others can check (docs/proofs.md); without PROP, FILE.json too, the property",
     )
     group.add_argument(
         "--replay-onnxruntime",
