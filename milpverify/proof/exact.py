@@ -55,6 +55,7 @@ class CheckResult:
         accepted: Whether the claim is proved.
         reason: Why not; empty if accepted.
         n_cases, n_contexts, n_leaves: What was checked, up to the first failure.
+        n_python: Contexts whose numbers did not fit machine words, and took Python's integers.
         seconds: Wall time.
         trace: One entry a context, in the order of the file, if asked for.
     """
@@ -64,6 +65,7 @@ class CheckResult:
     n_cases: int
     n_contexts: int
     n_leaves: int
+    n_python: int
     seconds: float
     trace: tuple[ContextTrace, ...] = ()
 
@@ -98,7 +100,7 @@ def check_exact(
         reason = check.first_failure or str(rejected)
     if reason:
         reason += _wrong_file(certificate, net, prop)
-    counts = check.n_cases, check.n_contexts, check.n_leaves
+    counts = check.n_cases, check.n_contexts, check.n_leaves, check.n_python
     return CheckResult(not reason, reason, *counts, time.perf_counter() - started, tuple(check.traces))
 
 
@@ -123,7 +125,7 @@ class _Check:
         self.networks: dict[type[Integers], NetworkInIntegers] = {}
         self.rows: dict[tuple[type[Integers], int], tuple[Dense, np.ndarray]] = {}
         self.boxes: dict[int, tuple[list[int], list[int]]] = {}  # the property keeps its regions
-        self.n_cases = self.n_contexts = self.n_leaves = 0
+        self.n_cases = self.n_contexts = self.n_leaves = self.n_python = 0
         self.first_failure = ""
         self.traces: list[ContextTrace] = []
 
@@ -170,6 +172,7 @@ class _Check:
         for kind in self.kinds:
             try:
                 found = self._values(kind, group, contexts, boxes, names)
+                self.n_python += len(contexts) * (kind is PythonIntegers)
                 break
             except TooLargeError:
                 continue
