@@ -212,6 +212,20 @@ def test_cases_inputs_and_boxes_must_be_those_of_the_property() -> None:
     assert "inputs" in check_exact(certificate, net, wide, least).reason
 
 
+@FEW
+@given(seed=seeds)
+def test_networks_without_hidden_layers_and_cases_without_rows(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    net = Network((3,), (2,), (), affine({0: weights(rng, 2, 3)}, rng.normal(size=2)))
+    region = mv.Box(-rng.random(3), rng.random(3))
+    C = rng.normal(size=(1, 2))
+    cases = tuple(Case(region, Polyhedron(rows, np.full(len(rows), -9.0))) for rows in (C, C[:0]))
+    trees = LeafTree(), LeafTree(mu=np.ones((1, 0)))
+    for alone in (0, 1):
+        certificate = Certificate(40, (Group((0,), (Context(trees[alone : alone + 1]),)),))
+        assert agree(certificate, net, Property(cases[alone : alone + 1], 3, 2)).accepted == (alone == 0)
+
+
 def test_a_leaf_that_its_splits_leave_empty_is_closed() -> None:
     # Both neurons active and then the first inactive: lo = hi = 0 is not empty; a listed one with lo > 0 is.
     net, prop, certificate = small()
