@@ -69,7 +69,7 @@ def register(commands: Commands) -> None:
         "--proof",
         type=Path,
         metavar="FILE",
-        help="if it holds, write a proof that others can check (docs/proofs.md); without PROP, FILE.json too, the property",
+        help="if it holds, write a proof for others to check (docs/proofs.md); without PROP, FILE.json too",
     )
     group.add_argument(
         "--replay-onnxruntime",
