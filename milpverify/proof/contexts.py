@@ -39,6 +39,13 @@ class BoundedBoxes:
     output: Value
     places: tuple[np.ndarray, ...]
 
+    def at(self, part: slice) -> BoundedBoxes:
+        """Some of the boxes, without the output."""
+        columns = Columns(*(side[part] for side in (self.columns.lower, self.columns.upper, self.columns.size_sum)))
+        layers = tuple(layer.at(part) for layer in self.layers)
+        lower, upper = (tuple(layer[part] for layer in sides) for sides in (self.lower, self.upper))
+        return BoundedBoxes(columns, layers, lower, upper, self.output, self.places[part])
+
 
 class NetworkInIntegers:
     """A network in one arithmetic: its maps and biases are rounded once for all boxes.

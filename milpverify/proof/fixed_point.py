@@ -135,8 +135,8 @@ class Integers(ABC):
         self._check(products, self.bits - 1)
         out = np.empty_like(base)
         for rows, columns, parts in self._blocks(products, base.shape):
-            block = self._shifted(parts, (base.shape[0], rows.stop - rows.start, columns.stop - columns.start))
-            out[..., rows, columns] = self.narrow(base[..., rows, columns] + ((block + 1) >> 1))
+            start = base[..., rows, columns]
+            out[..., rows, columns] = self.narrow(start + ((self._shifted(parts, start.shape, self.bits - 1) + 1) >> 1))
         return out
 
     def floor(self, product: MatrixProduct) -> np.ndarray:
@@ -147,11 +147,15 @@ class Integers(ABC):
         """A product as Python integers: for few columns."""
         out = np.zeros(product.shape, dtype=object)
         for rows, columns, parts in self._blocks([product], product.shape):
-            total: np.ndarray | int = 0
-            for power, part in parts:
-                total = total + part.astype(object) * (1 << power)
-            out[..., rows, columns] = total
+            out[..., rows, columns] = self._total(parts)
         return out
+
+    def _total(self, parts: list[Part]) -> np.ndarray:
+        """A sum as Python integers."""
+        total: np.ndarray | int = 0
+        for power, part in parts:
+            total = total + part.astype(object) * (1 << power)
+        return np.asarray(total, dtype=object)
 
     def _blocks(
         self, products: Sequence[MatrixProduct], shape: tuple[int, ...]
@@ -168,13 +172,13 @@ class Integers(ABC):
                 columns = slice(k, min(k + wide, p))
                 yield rows, columns, [part for block, width in blocks if width > k for part in block.parts(columns)]
 
-    def _shifted(self, parts: list[Part], shape: tuple[int, ...]) -> np.ndarray:
-        """sum >> F - 1.
+    def _shifted(self, parts: list[Part], shape: tuple[int, ...], shift: int) -> np.ndarray:
+        """sum >> shift.
 
         Powers rise, and what is carried on is rounded down, which loses nothing:
         floor((x 2^p + y) 2^-q) = floor((x + floor(y 2^-p)) 2^(p-q)).
         """
-        total, power, shift = self.zeros(shape), 0, self.bits - 1
+        total, power = self.zeros(shape), 0
         for place, part in sorted(parts, key=lambda pair: pair[0]):
             step = min(place, shift) - power
             if step:

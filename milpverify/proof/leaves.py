@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from milpverify.proof.fixed_point import Integers
 from milpverify.proof.forms import Forms
 from milpverify.proof.walk import Choices, HiddenLayer, LayerPlanes, walk
 
-CHUNK_LEAVES = 1 << 20  # leaves times columns
+CHUNK_ENTRIES = 1 << 20  # leaves times columns that are walked together
 
 
 def leaf_values(
@@ -29,10 +29,21 @@ def leaf_values(
     Raises:
         RejectedError: If a tree does not fit the network or the case.
     """
-    found = []
-    for b, (context, name) in enumerate(zip(contexts, names, strict=True)):
-        one = _Box(integers, boxes, rows, b, f"{name}, tree {case}")
-        found.append(one.values(context, context.trees[case]))
+    trees = [context.trees[case] for context in contexts]
+    names = [f"{name}, tree {case}" for name in names]
+    for tree, places, name in zip(trees, boxes.places, names, strict=True):
+        _demand_shapes(tree, len(places), rows.E.shape[1], name)
+    step = max(1, CHUNK_ENTRIES // max(boxes.columns.count, 1))
+    together = all(tree.planes is None and tree.n_leaves * len(trees) <= step for tree in trees)
+    found: list[list[int | None]] = [[] for _ in trees]
+    # Small trees of all boxes are walked together, other ones alone, some leaves at a time.
+    for part in [slice(0, len(trees))] if together else [slice(b, b + 1) for b in range(len(trees))]:
+        some = _Boxes(integers, boxes.at(part), Forms(rows.E[part], rows.beta[part], rows.eps[part]), names[part])
+        planes = some.planes(contexts[part.start].planes, trees[part.start])
+        leaves = [_leaves(tree, len(own), step) for tree, own in zip(trees[part], some.boxes.places, strict=True)]
+        for chunks in zip(*leaves, strict=True):
+            for own, values in zip(found[part], some.values(trees[part], chunks, planes), strict=True):
+                own += values
     return found
 
 
@@ -45,15 +56,12 @@ class _Leaves:
     inactive: np.ndarray
 
 
-def _leaves(tree: LeafTree, n_unstable: int, step: int, name: str) -> Iterator[_Leaves]:
+def _leaves(tree: LeafTree, n_unstable: int, step: int) -> Iterator[_Leaves]:
     """The leaves in their order, some at a time."""
-    split = [-1] if tree.split is None else tree.split.tolist()
-    if max(split) >= n_unstable:
-        raise RejectedError(f"{name}: a split of neuron {max(split)}, where {n_unstable} are unstable")
     waiting = [np.zeros((2, n_unstable), dtype=bool)]
     done: list[np.ndarray] = []
     first = 0
-    for u in split:
+    for u in [-1] if tree.split is None else tree.split.tolist():
         fixed = waiting.pop()
         if u < 0:
             done.append(fixed)
@@ -68,93 +76,107 @@ def _leaves(tree: LeafTree, n_unstable: int, step: int, name: str) -> Iterator[_
             first, done = first + len(done), []
 
 
-class _Box:
-    """One box of a batch, and the rows of one case over it."""
+def _demand_shapes(tree: LeafTree, n_unstable: int, n_rows: int, name: str) -> None:
+    """Refuse splits and arrays that do not fit the unstable neurons, and mu that does not fit the rows."""
+    for what, values in (("alpha", tree.alpha), ("beta", tree.beta)):
+        if values is not None and values.shape[1] != n_unstable:
+            raise RejectedError(f"{name}: {what} has {values.shape[1]} columns for {n_unstable} unstable neurons")
+    if (1 if tree.mu is None else tree.mu.shape[1]) != n_rows:
+        raise RejectedError(f"{name}: mu does not fit the {n_rows} rows of its case")
+    if tree.split is not None and tree.split.max() >= n_unstable:
+        raise RejectedError(f"{name}: a split of neuron {tree.split.max()}, where {n_unstable} are unstable")
 
-    def __init__(self, integers: Integers, boxes: BoundedBoxes, rows: Forms, b: int, name: str) -> None:
-        one = slice(b, b + 1)
-        self.integers, self.name = integers, name
-        self.layers = [_of_box(layer, one) for layer in boxes.layers]
-        self.columns = replace(
-            boxes.columns,
-            lower=boxes.columns.lower[one],
-            upper=boxes.columns.upper[one],
-            size_sum=boxes.columns.size_sum[one],
+
+class _Boxes:
+    """Boxes of a batch, and the rows of one case over them."""
+
+    def __init__(self, integers: Integers, boxes: BoundedBoxes, rows: Forms, names: Sequence[str]) -> None:
+        self.integers, self.boxes, self.rows, self.names = integers, boxes, rows, names
+        self.n = boxes.layers[0].start if boxes.layers else boxes.columns.count
+
+    def values(
+        self, trees: Sequence[LeafTree], leaves: Sequence[_Leaves], planes: tuple[tuple[LayerPlanes, ...], ...]
+    ) -> list[list[int | None]]:
+        """V of some leaves of each box's tree."""
+        active, inactive = (self._spread([getattr(own, side) for own in leaves]) for side in ("active", "inactive"))
+        fixed = bool(active.any() or inactive.any())
+        theta = trees[0].theta if planes else None
+        choices = Choices(
+            alpha=self._chosen([tree.alpha for tree in trees], leaves, self._side("steep")),
+            beta=self._chosen([tree.beta for tree in trees], leaves, None),
+            active=active if fixed else None,
+            inactive=inactive if fixed else None,
+            planes=planes,
+            theta=None if theta is None else self._down(theta[leaves[0].numbers]),
         )
-        self.rows = Forms(rows.E[one], rows.beta[one], rows.eps[one])
-        self.places = boxes.places[b]
-        self.n = self.layers[0].start if self.layers else self.columns.count
-
-    def values(self, context: Context, tree: LeafTree) -> list[int | None]:
-        """V of every leaf."""
-        self._demand_shapes(tree)
-        base = Choices()
-        if tree.planes is not None and tree.theta is not None:
-            base = Choices(planes=self._planes(context.planes[tree.planes]), theta=_down(self.integers, tree.theta))
-        step = max(1, CHUNK_LEAVES // max(self.columns.count, 1))
-        found: list[int | None] = []
-        for leaves in _leaves(tree, len(self.places), step, self.name):
-            found += self._some_values(tree, leaves, base)
-        return found
-
-    def _some_values(self, tree: LeafTree, leaves: _Leaves, base: Choices) -> list[int | None]:
-        active, inactive = self._spread(leaves.active), self._spread(leaves.inactive)
-        lower, upper = (np.concatenate([np.zeros((1, 0), dtype=object), *sides], axis=1) for sides in (
-            [layer.lower for layer in self.layers], [layer.upper for layer in self.layers]
-        ))  # fmt: skip
+        V = walk(self.integers, self._leaf_rows(trees, leaves), self.boxes.layers, self.boxes.columns, choices)
+        lower, upper = self._side("lower")[:, None], self._side("upper")[:, None]
         low, high = np.where(active, np.maximum(lower, 0), lower), np.where(inactive, np.minimum(upper, 0), upper)
-        empty = np.asarray((low > high).any(axis=-1), dtype=bool)[0]
-        alpha, beta = (
-            None if v is None else self._spread(_down(self.integers, v[leaves.numbers]))
-            for v in (tree.alpha, tree.beta)
-        )
-        theta = None if base.theta is None else base.theta[leaves.numbers]
-        choices = Choices(alpha, beta, active, inactive, base.planes, theta)
-        V = walk(self.integers, self._leaf_rows(tree, leaves), self.layers, self.columns, choices)[0]
-        return [None if closed else int(value) for closed, value in zip(empty.tolist(), V.tolist(), strict=True)]
+        empty = (low > high).astype(bool).any(axis=-1)
+        return [
+            [None if closed else int(v) for closed, v in zip(row[: len(own.active)], values, strict=False)]
+            for row, values, own in zip(empty.tolist(), V.tolist(), leaves, strict=True)
+        ]
 
-    def _leaf_rows(self, tree: LeafTree, leaves: _Leaves) -> Forms:
-        """mu~ times the case's rows, for every leaf."""
-        integers, rows, count = self.integers, self.rows, len(leaves.active)
-        mu = np.ones((count, 1)) if tree.mu is None else tree.mu[leaves.numbers]
-        factors = _down(integers, mu)[None]
-        E = integers.round([integers.product(factors, rows.E)], integers.zeros((1, count, self.columns.count)))
-        beta = integers.round([integers.product(factors, rows.beta[..., None])], integers.zeros((1, count, 1)))[..., 0]
-        eps = -integers.floor(integers.product(factors, -rows.eps[..., None]))[..., 0]
-        lost = integers.narrow(-(-self.columns.size_sum >> integers.bits + 1) + 1)
-        return Forms(E, beta, integers.narrow(eps + lost[:, None]))
+    def _side(self, name: str) -> np.ndarray:
+        """One of the layers' arrays for all unstable columns, (batch, columns)."""
+        none = self.integers.zeros((len(self.names), 0))
+        return np.concatenate([none, *(getattr(layer, name) for layer in self.boxes.layers)], axis=1)
 
-    def _spread(self, values: np.ndarray) -> np.ndarray:
-        """(leaves, unstable neurons) as (1, leaves, unstable columns), zero in columns that only fill up."""
-        full = np.zeros((1, len(values), self.columns.count - self.n), dtype=values.dtype)
-        full[0][:, self.places] = values
+    def _chosen(
+        self, given: Sequence[np.ndarray | None], leaves: Sequence[_Leaves], instead: np.ndarray | None
+    ) -> np.ndarray | None:
+        """alpha or beta of some leaves; what stands in where a tree gives none, zero or (batch, columns)."""
+        if all(values is None for values in given):
+            return None
+        chosen = [
+            self.integers.zeros(own.active.shape) if values is None else self._down(values[own.numbers])
+            for values, own in zip(given, leaves, strict=True)
+        ]
+        full = self._spread(chosen)
+        for b, values in enumerate(given):
+            if values is None and instead is not None:
+                full[b] = instead[b]
         return full
 
-    def _demand_shapes(self, tree: LeafTree) -> None:
-        """Refuse arrays that do not fit the unstable neurons, or mu that does not fit the rows."""
-        for name, values in (("alpha", tree.alpha), ("beta", tree.beta)):
-            if values is not None and values.shape[1] != len(self.places):
-                raise RejectedError(
-                    f"{self.name}: {name} has {values.shape[1]} columns for {len(self.places)} unstable neurons"
-                )
-        n_rows = self.rows.E.shape[1]
-        if (1 if tree.mu is None else tree.mu.shape[1]) != n_rows:
-            raise RejectedError(f"{self.name}: mu does not fit the {n_rows} rows of its case")
+    def _leaf_rows(self, trees: Sequence[LeafTree], leaves: Sequence[_Leaves]) -> Forms:
+        """mu~ times the case's rows, for every leaf."""
+        integers, rows, columns = self.integers, self.rows, self.boxes.columns
+        batch, count = len(trees), max(len(own.active) for own in leaves)
+        mu = np.zeros((batch, count, rows.E.shape[1]))
+        for b, (tree, own) in enumerate(zip(trees, leaves, strict=True)):
+            mu[b, : len(own.active)] = 1.0 if tree.mu is None else _reals(tree.mu[own.numbers])
+        factors = integers.down(mu)
+        E = integers.round([integers.product(factors, rows.E)], integers.zeros((batch, count, columns.count)))
+        beta = integers.round([integers.product(factors, rows.beta[..., None])], integers.zeros((batch, count, 1)))
+        eps = -integers.floor(integers.product(factors, -rows.eps[..., None]))[..., 0]
+        lost = integers.narrow(-(-columns.size_sum >> integers.bits + 1) + 1)
+        return Forms(E, beta[..., 0], integers.narrow(eps + lost[:, None]))
 
-    def _planes(self, planes: PlaneSet) -> tuple[tuple[LayerPlanes, ...], ...]:
-        """The planes of each layer, with their R, in rounds in which no neuron is met twice."""
-        count = self.n + len(self.places)
+    def _spread(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """(leaves, unstable neurons) of each box as (batch, most leaves, unstable columns), zero where nothing is."""
+        count = max(len(own) for own in values)
+        full = np.zeros((len(values), count, self.boxes.columns.count - self.n), dtype=values[0].dtype)
+        for b, own in enumerate(values):
+            full[b, : len(own), self.boxes.places[b]] = own.T
+        return full
+
+    def planes(self, sets: Sequence[PlaneSet], tree: LeafTree) -> tuple[tuple[LayerPlanes, ...], ...]:
+        """The planes of a tree for each layer, with their R, in rounds in which no neuron is met twice; of one box."""
+        if tree.planes is None:
+            return ()
+        planes, places, name = sets[tree.planes], self.boxes.places[0], self.names[0]
+        count = self.n + len(places)
         if planes.P.shape[1] != count:
-            raise RejectedError(f"{self.name}: planes over {planes.P.shape[1]} columns, where there are {count}")
-        if len(planes.neuron) and planes.neuron[-1] >= len(self.places):
-            raise RejectedError(f"{self.name}: a plane of neuron {planes.neuron[-1]}, {len(self.places)} are unstable")
-        P = self.integers.zeros((len(planes.P), self.columns.count))
-        P[:, np.concatenate([np.arange(self.n), self.n + self.places])] = _near(self.integers, planes.P)
-        column = self.n + self.places[planes.neuron]
-        first = np.searchsorted(planes.neuron, planes.neuron)
-        turn = np.arange(len(planes.neuron)) - first
+            raise RejectedError(f"{name}: planes over {planes.P.shape[1]} columns, where there are {count}")
+        if len(planes.neuron) and planes.neuron[-1] >= len(places):
+            raise RejectedError(f"{name}: a plane of neuron {planes.neuron[-1]}, where {len(places)} are unstable")
+        P = self.integers.zeros((len(planes.P), self.boxes.columns.count))
+        P[:, np.concatenate([np.arange(self.n), self.n + places])] = self.integers.near(_reals(planes.P))
+        column = self.n + places[planes.neuron]
+        turn = np.arange(len(planes.neuron)) - np.searchsorted(planes.neuron, planes.neuron)
         found = []
-        for layer in self.layers:
+        for layer in self.boxes.layers:
             inside = (column >= layer.place.start) & (column < layer.place.stop)
             rounds = []
             for r in range(int(turn[inside].max(initial=-1)) + 1):
@@ -175,34 +197,15 @@ class _Box:
 
     def _greatest(self, rows: np.ndarray) -> np.ndarray:
         """up of the greatest value of rows over the box."""
-        count = rows.shape[1]
+        columns, count = self.boxes.columns, rows.shape[1]
         sides = np.concatenate([np.maximum(rows, 0), np.minimum(rows, 0)], axis=1)
-        ends = np.concatenate([self.columns.upper[:, :count], self.columns.lower[:, :count]], axis=1)
-        total = self.integers.exact(self.integers.product(sides[None], ends[..., None]))[0, :, 0]
-        return self.integers.narrow(-(-total >> self.integers.bits))
+        ends = np.concatenate([columns.upper[:, :count], columns.lower[:, :count]], axis=1)
+        return -self.integers.floor(self.integers.product(-sides[None], ends[..., None]))[0, :, 0]
 
-
-def _of_box(layer: HiddenLayer, one: slice) -> HiddenLayer:
-    forms = Forms(layer.forms.E[one], layer.forms.beta[one], layer.forms.eps[one])
-    return HiddenLayer(
-        layer.start,
-        forms,
-        layer.lower[one],
-        layer.upper[one],
-        layer.slope[one],
-        layer.steep[one],
-        layer.size_below[one],
-    )
+    def _down(self, values: np.ndarray) -> np.ndarray:
+        return self.integers.down(_reals(values))
 
 
 def _reals(values: np.ndarray) -> np.ndarray:
     """What an array of a file stands for: bytes are k/255, rounded to double."""
     return values / 255.0 if values.dtype == np.uint8 else values.astype(np.float64)
-
-
-def _down(integers: Integers, values: np.ndarray) -> np.ndarray:
-    return integers.down(_reals(values))
-
-
-def _near(integers: Integers, values: np.ndarray) -> np.ndarray:
-    return integers.near(_reals(values))

@@ -75,6 +75,22 @@ class MachineIntegers(Integers):
             raise TooLargeError
         return np.asarray(lam * high - nu * span < 0)
 
+    def exact(self, product: MatrixProduct) -> np.ndarray:
+        try:
+            self._check([product], self.bits)
+        except TooLargeError:
+            return super().exact(product)
+        out = np.zeros(product.shape, dtype=object)
+        for rows, columns, parts in self._blocks([product], product.shape):
+            # The sum is high 2^F + low with 0 <= low < 2^F; low is known from the sum modulo 2^64.
+            high = self._shifted(parts, parts[0][1].shape, self.bits)
+            low = -(high << self.bits)
+            for power, part in parts:
+                if power < 64:
+                    low += part << power
+            out[..., rows, columns] = high.astype(object) * (1 << self.bits) + low
+        return out
+
     def _check(self, products: Sequence[MatrixProduct], shift: int) -> None:
         room = WORD_BITS + shift - len(products).bit_length()
         if len(products) > MOST_PRODUCTS or any(p.size_bits > room and p.tight_bits() > room for p in products):

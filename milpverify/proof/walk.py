@@ -37,6 +37,12 @@ class HiddenLayer:
     steep: np.ndarray
     size_below: np.ndarray
 
+    def at(self, part: slice) -> HiddenLayer:
+        """Those of some boxes."""
+        forms = Forms(self.forms.E[part], self.forms.beta[part], self.forms.eps[part])
+        sides = (side[part] for side in (self.lower, self.upper, self.slope, self.steep, self.size_below))
+        return HiddenLayer(self.start, forms, *sides)
+
     @property
     def place(self) -> slice:
         """Its columns."""
