@@ -1,4 +1,4 @@
-"""Proof files of `verify --proof`, and `check`, which reads them."""
+"""`prove` and `verify --proof`, which write proofs, and `check`, which reads them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milpverify.commands.options import Commands, add_command
+from milpverify.commands.options import (
+    Commands,
+    add_command,
+    add_network_options,
+    add_region_options,
+    add_time_option,
+)
 from milpverify.errors import OptionError
 
 if TYPE_CHECKING:
     from milpverify.commands.question import Question
-    from milpverify.proof.evidence import Verdict
+    from milpverify.proof.evidence import Proof, Verdict
     from milpverify.proof.exact import CheckResult
+    from milpverify.tasks.certify import Certified
+    from milpverify.tasks.progress import OnProgress
 
 CHECK = """\
 Check a proof against the network and the property it is said to be about. The checker evaluates every bound anew, in
@@ -31,17 +39,76 @@ examples:
   milpverify check out.proof net.onnx prop.vnnlib
   milpverify check out.proof net.onnx prop.vnnlib --standalone
 """
+PROVE = """\
+Prove a margin that is known already, for others to check: that the least slack max_i (C_i y - d_i) of every case, or
+the difference between the label's output and any other's, exceeds --threshold over the whole region. `margin` finds the
+number, `epsilon` the radius (prove it with --eps just below); `verify --proof` does both steps for the threshold 0.
+Without PROP the property is saved beside the proof, as FILE.json. Regions that are no boxes count as the box around
+them.
+
+Exit status: 0 proved, 1 no proof found, 2 bad input.
+
+examples:
+  milpverify prove net.onnx prop.vnnlib --out holds.proof
+  milpverify prove net.onnx --input x.npy --label 3 --eps 0.05 --clip 0 1 --threshold 2.9 --out margin.proof
+  milpverify check margin.proof net.onnx margin.proof.json --threshold 2.9
+"""
 MAGIC = b"MVPROOF"
+INTERRUPTED = "interrupted"  # what `certify` says after Ctrl-C
 
 
 def register(commands: Commands) -> None:
-    """Add `check`."""
+    """Add `prove` and `check`."""
+    ball_or_prop = "NET (PROP | --input FILE --eps EPS) --out FILE"
+    parser = add_command(commands, "prove", ball_or_prop, "write a proof of a margin", PROVE, run_prove)
+    add_network_options(parser)
+    add_region_options(parser)
+    add_time_option(parser)
+    group = parser.add_argument_group("proof")
+    group.add_argument("--out", dest="proof", type=Path, metavar="FILE", help="where the proof goes")
+    group.add_argument(
+        "--threshold", type=rational, default=Fraction(0), metavar="T",
+        help="what the least slack is to exceed, e.g. 0.5 or 1/3 (default: 0, the property holds)",
+    )  # fmt: skip
     parser = add_command(commands, "check", "PROOF NET PROP", "is this proof valid?", CHECK, run_check)
     parser.add_argument(
         "--threshold", type=rational, default=Fraction(0), metavar="T",
         help="what the least slack must be proved to exceed, e.g. 0.5 or 1/3 (default: 0, the property holds)",
     )  # fmt: skip
     parser.add_argument("--standalone", action="store_true", help="by the checker of the standard library alone")
+
+
+def run_prove(args: argparse.Namespace) -> int:
+    """Search for a proof, write it, and say what was found."""
+    from milpverify.commands.question import ask, names
+    from milpverify.commands.session import respond
+    from milpverify.report.words import show_certified
+    from milpverify.tasks.certify import certify
+
+    files = names(args, 1, 2, "NET and PROP, or NET with --input and --eps")
+    if args.proof is None:
+        raise OptionError("prove: where to? Give --out FILE.")
+    clear_proof(args, files, "--out")
+    question = ask(args, files)
+
+    def task(*, time_limit_s: float | None, on_progress: OnProgress | None) -> Certified:
+        prop = question.one_property()
+        found = certify(
+            question.net, prop, threshold=args.threshold, time_limit_s=time_limit_s, on_progress=on_progress
+        )
+        if found.proof is not None:
+            write_certificate(args, question, found.proof)
+        return found
+
+    return respond(
+        args,
+        question,
+        task,
+        answered=lambda found: found.proof is not None,
+        to_json=lambda found: found.to_dict(),
+        show=lambda screen, found: show_certified(screen, found.proof, found.reason),
+        interrupted=lambda found: found.reason == INTERRUPTED,
+    )
 
 
 def run_check(args: argparse.Namespace) -> int:
@@ -103,7 +170,7 @@ def _facts(result: CheckResult, threshold: Fraction) -> dict[str, Any]:
     }
 
 
-def clear_proof(args: argparse.Namespace, files: list[str]) -> None:
+def clear_proof(args: argparse.Namespace, files: list[str], option: str = "--proof") -> None:
     """Remove the proof of an earlier run, which must not pass for that of this one; nothing else is removed.
 
     Raises:
@@ -112,34 +179,42 @@ def clear_proof(args: argparse.Namespace, files: list[str]) -> None:
     from milpverify.report.files import check_writable
 
     if args.eps_space == "pixel":
-        raise OptionError("--proof: with --eps-space pixel the file is not the whole network. Drop one.")
+        raise OptionError(f"{option}: with --eps-space pixel the file is not the whole network. Drop one.")
     path: Path = args.proof
-    check_writable(path, "--proof")
+    check_writable(path, option)
     if len(files) == 1:
-        check_writable(property_path(path), "--proof")
+        check_writable(property_path(path), option)
     if path.exists():
         with open(path, "rb") as file:
             first = file.read(len(MAGIC))
         if first not in (b"", MAGIC):
-            raise OptionError(f"--proof: {path} exists and is no proof. Name another file, or remove it.")
+            raise OptionError(f"{option}: {path} exists and is no proof. Name another file, or remove it.")
         path.resolve().unlink()
 
 
 def write_proof(args: argparse.Namespace, question: Question, verdict: Verdict) -> None:
-    """The proof of a verdict that has one, and its property where that is in no file yet.
+    """The proof of a verdict that has one.
 
     Raises:
         InputError: If it cannot be written.
     """
     from milpverify.proof.evidence import Holds
 
-    if not isinstance(verdict, Holds) or verdict.proof is None:
-        return
+    if isinstance(verdict, Holds) and verdict.proof is not None:
+        write_certificate(args, question, verdict.proof)
+
+
+def write_certificate(args: argparse.Namespace, question: Question, proof: Proof) -> None:
+    """A proof, and its property where that is in no file yet.
+
+    Raises:
+        InputError: If they cannot be written.
+    """
     if len(args.files) == 1:
         question.one_property().save(property_path(args.proof))
     prop = args.files[1] if len(args.files) > 1 else str(property_path(args.proof))
     hashes = {"network": _sha256(question.path), "property": _sha256(prop)}
-    replace(verdict.proof.certificate, files=hashes).write(args.proof)
+    replace(proof.certificate, files=hashes).write(args.proof)
 
 
 def property_path(proof: Path) -> Path:

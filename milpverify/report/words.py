@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from milpverify.proof.evidence import Bracket, CaseReport, Grade, Holds, Unknown, Verdict, Violated, Witness
+from milpverify.proof.evidence import Bracket, CaseReport, Grade, Holds, Proof, Unknown, Verdict, Violated, Witness
 from milpverify.report.screen import Column, Screen, Tone
 
 ROWS_SHOWN = 20
@@ -36,8 +36,10 @@ def evidence(bracket: Bracket) -> str:
 def show_verdict(screen: Screen, verdict: Verdict) -> None:
     """A verdict with its cases, its witness and what it rests on."""
     screen.say(headline(verdict), _tone(verdict))
-    if isinstance(verdict, Holds):
-        show_proof(screen, verdict)
+    if isinstance(verdict, Holds) and verdict.proof is not None:
+        screen.say(f"  proof: {_proof_in_words(verdict.proof)}")
+    elif isinstance(verdict, Holds) and verdict.unproved:
+        screen.say(f"  no proof: {verdict.unproved}", Tone.OPEN)
     if isinstance(verdict, Violated):
         show_witness(screen, verdict.witness)
     if isinstance(verdict, Unknown):
@@ -59,16 +61,21 @@ def headline(verdict: Verdict) -> str:
     return f"{name}: not decided; {end}"
 
 
-def show_proof(screen: Screen, verdict: Holds) -> None:
-    """The proof that was asked for, or why there is none."""
-    proof = verdict.proof
-    if proof is not None:
-        screen.say(
-            f"  proof: {proof.n_cases} cases, {proof.n_contexts} boxes, {proof.n_leaves} leaves, found in "
-            f"{proof.seconds:.2f} s, checked in {proof.check_seconds:.2f} s"
-        )
-    elif verdict.unproved:
-        screen.say(f"  no proof: {verdict.unproved}", Tone.OPEN)
+def show_certified(screen: Screen, proof: Proof | None, why_not: str) -> None:
+    """A proof that was looked for, or why there is none."""
+    if proof is None:
+        screen.say(f"no proof: {why_not}", Tone.OPEN)
+        return
+    threshold = proof.certificate.threshold
+    screen.say(f"proved: every least slack exceeds {threshold}; checked in exact integers", Tone.GOOD)
+    screen.say(f"  {_proof_in_words(proof)}")
+
+
+def _proof_in_words(proof: Proof) -> str:
+    return (
+        f"{proof.n_cases} cases, {proof.n_contexts} boxes, {proof.n_leaves} leaves, found in {proof.seconds:.2f} s, "
+        f"checked in {proof.check_seconds:.2f} s"
+    )
 
 
 def _tone(verdict: Verdict) -> Tone:

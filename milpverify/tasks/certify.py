@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,11 @@ class Certified:
     proof: Proof | None
     reason: str
     seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: `proof` (see `Proof.to_dict`) or null, `reason` or null, `seconds`."""
+        proof = None if self.proof is None else self.proof.to_dict()
+        return {"proof": proof, "reason": self.reason or None, "seconds": self.seconds}
 
 
 class _OpenError(Exception):

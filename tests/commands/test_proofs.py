@@ -105,3 +105,21 @@ def test_other_files_are_not_overwritten(capsys: pytest.CaptureFixture[str], fil
 def test_bad_arguments_are_one_line(capsys: pytest.CaptureFixture[str], wrong: list[str]) -> None:
     assert main(wrong) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_margin_is_proved_up_to_its_exact_value_and_no_further(tmp_path: Path) -> None:
+    """y_0 - y_1 = 2 x - 1 is at least 0.5 over [0.75, 1.25]."""
+    net, point = write_network(tmp_path / "tiny.onnx"), write_input(tmp_path / "x.npy", 1.0)
+    proof = str(tmp_path / "margin.proof")
+    ball = ["--input", point, "--label", "0", "--eps", "0.25"]
+    assert main(["prove", net, *ball, "--out", proof, "--threshold", "0.4999"]) == 0
+    for more in ([], ["--standalone"]):
+        assert main(["check", proof, net, proof + ".json", "--threshold", "0.4999", *more]) == 0
+        assert main(["check", proof, net, proof + ".json", "--threshold", "0.5", *more]) == 1
+    assert main(["prove", net, *ball, "--out", proof, "--threshold", "0.5"]) == 1
+    assert not Path(proof).exists()
+
+
+def test_prove_needs_a_place_for_its_proof(capsys: pytest.CaptureFixture[str], files: list[str]) -> None:
+    assert main(["prove", *files[1:]]) == 2
+    assert "Give --out FILE" in capsys.readouterr().err
