@@ -184,7 +184,7 @@ class Integers(ABC):
             if step:
                 total >>= step
                 power += step
-            total[..., : part.shape[-1]] += part if place <= shift else part * (1 << place - shift)
+            total[..., : part.shape[-1]] += part << max(place - shift, 0)
         return total >> shift - power if shift > power else total
 
 

@@ -112,10 +112,10 @@ class _Boxes:
         V = walk(self.integers, self._leaf_rows(trees, leaves), self.boxes.layers, self.boxes.columns, choices)
         lower, upper = self._side("lower")[:, None], self._side("upper")[:, None]
         low, high = np.where(active, np.maximum(lower, 0), lower), np.where(inactive, np.minimum(upper, 0), upper)
-        empty = (low > high).astype(bool).any(axis=-1)
+        empty = np.asarray((low > high).any(axis=-1), dtype=bool)
         return [
             [None if closed else int(v) for closed, v in zip(row[: len(own.active)], values, strict=False)]
-            for row, values, own in zip(empty.tolist(), V.tolist(), leaves, strict=True)
+            for row, values, own in zip(empty, V, leaves, strict=True)
         ]
 
     def _side(self, name: str) -> np.ndarray:

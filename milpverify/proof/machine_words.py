@@ -1,7 +1,8 @@
 """Exact arithmetic in machine words: int64 arrays, and products of matrices by float64 pieces of few bits.
 
 Every entry is at most 2^61 in absolute value. An operation whose bound says that a result might not fit raises
-`TooLargeError`; nothing ever wraps round unnoticed.
+`TooLargeError`. Where sums are known to fit, their terms may wrap round: numpy's integers are those modulo 2^64, and
+shifts to the left by 64 and more give 0.
 
 Source: Ozaki, Ogita, Oishi & Rump 2012, "Error-free transformations of matrix multiplication".
 """
@@ -86,8 +87,7 @@ class MachineIntegers(Integers):
             high = self._shifted(parts, parts[0][1].shape, self.bits)
             low = -(high << self.bits)
             for power, part in parts:
-                if power < 64:
-                    low += part << power
+                low += part << power
             out[..., rows, columns] = high.astype(object) * (1 << self.bits) + low
         return out
 
