@@ -177,14 +177,16 @@ class _Check:
             except TooLargeError:
                 continue
         for i, (bounds, values) in enumerate(found):
-            self._record(group, values, names[i])
+            self._record(group, contexts[i], values, names[i])
             if self.trace:
                 self.traces.append(ContextTrace(*bounds, values))
         self.n_contexts += len(contexts)
 
-    def _record(self, group: Group, values: list[list[int | None]], name: str) -> None:
+    def _record(self, group: Group, context: Context, values: list[list[int | None]], name: str) -> None:
         """Count leaves, and find those that are not closed."""
-        for case, leaves in zip(group.cases, values, strict=True):
+        for case, tree, leaves in zip(group.cases, context.trees, values, strict=True):
+            if len(leaves) != tree.n_leaves:
+                raise AssertionError(f"{name}, case {case}: {tree.n_leaves} leaves, {len(leaves)} values")
             for leaf, value in enumerate(leaves):
                 self.n_leaves += 1
                 if value is not None and value <= 0 and not self.first_failure:

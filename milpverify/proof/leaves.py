@@ -30,6 +30,10 @@ def leaf_values(
         RejectedError: If a tree does not fit the network or the case.
     """
     trees = [context.trees[case] for context in contexts]
+    n_inputs = boxes.layers[0].start if boxes.layers else boxes.columns.count
+    for context, places, name in zip(contexts, boxes.places, names, strict=True):
+        for planes in context.planes:
+            _demand_planes(planes, n_inputs, len(places), name)
     names = [f"{name}, tree {case}" for name in names]
     for tree, places, name in zip(trees, boxes.places, names, strict=True):
         _demand_shapes(tree, len(places), rows.E.shape[1], name)
@@ -38,11 +42,11 @@ def leaf_values(
     found: list[list[int | None]] = [[] for _ in trees]
     # Small trees of all boxes are walked together, other ones alone, some leaves at a time.
     for part in [slice(0, len(trees))] if together else [slice(b, b + 1) for b in range(len(trees))]:
-        some = _Boxes(integers, boxes.at(part), Forms(rows.E[part], rows.beta[part], rows.eps[part]), names[part])
-        planes = some.planes(contexts[part.start].planes, trees[part.start])
+        some = _Boxes(integers, boxes.at(part), Forms(rows.E[part], rows.beta[part], rows.eps[part]))
+        used = some.planes(contexts[part.start].planes, trees[part.start])
         leaves = [_leaves(tree, len(own), step) for tree, own in zip(trees[part], some.boxes.places, strict=True)]
         for chunks in zip(*leaves, strict=True):
-            for own, values in zip(found[part], some.values(trees[part], chunks, planes), strict=True):
+            for own, values in zip(found[part], some.values(trees[part], chunks, used), strict=True):
                 own += values
     return found
 
@@ -87,11 +91,20 @@ def _demand_shapes(tree: LeafTree, n_unstable: int, n_rows: int, name: str) -> N
         raise RejectedError(f"{name}: a split of neuron {tree.split.max()}, where {n_unstable} are unstable")
 
 
+def _demand_planes(planes: PlaneSet, n_inputs: int, n_unstable: int, name: str) -> None:
+    """Refuse planes that do not fit the columns."""
+    count = n_inputs + n_unstable
+    if planes.P.shape[1] != count:
+        raise RejectedError(f"{name}: planes over {planes.P.shape[1]} columns, where there are {count}")
+    if len(planes.neuron) and planes.neuron[-1] >= n_unstable:
+        raise RejectedError(f"{name}: a plane of neuron {planes.neuron[-1]}, where {n_unstable} are unstable")
+
+
 class _Boxes:
     """Boxes of a batch, and the rows of one case over them."""
 
-    def __init__(self, integers: Integers, boxes: BoundedBoxes, rows: Forms, names: Sequence[str]) -> None:
-        self.integers, self.boxes, self.rows, self.names = integers, boxes, rows, names
+    def __init__(self, integers: Integers, boxes: BoundedBoxes, rows: Forms) -> None:
+        self.integers, self.boxes, self.rows = integers, boxes, rows
         self.n = boxes.layers[0].start if boxes.layers else boxes.columns.count
 
     def values(
@@ -120,7 +133,7 @@ class _Boxes:
 
     def _side(self, name: str) -> np.ndarray:
         """One of the layers' arrays for all unstable columns, (batch, columns)."""
-        none = self.integers.zeros((len(self.names), 0))
+        none = self.integers.zeros((len(self.boxes.places), 0))
         return np.concatenate([none, *(getattr(layer, name) for layer in self.boxes.layers)], axis=1)
 
     def _chosen(
@@ -165,12 +178,7 @@ class _Boxes:
         """The planes of a tree for each layer, with their R, in rounds in which no neuron is met twice; of one box."""
         if tree.planes is None:
             return ()
-        planes, places, name = sets[tree.planes], self.boxes.places[0], self.names[0]
-        count = self.n + len(places)
-        if planes.P.shape[1] != count:
-            raise RejectedError(f"{name}: planes over {planes.P.shape[1]} columns, where there are {count}")
-        if len(planes.neuron) and planes.neuron[-1] >= len(places):
-            raise RejectedError(f"{name}: a plane of neuron {planes.neuron[-1]}, where {len(places)} are unstable")
+        planes, places = sets[tree.planes], self.boxes.places[0]
         P = self.integers.zeros((len(planes.P), self.boxes.columns.count))
         P[:, np.concatenate([np.arange(self.n), self.n + places])] = self.integers.near(_reals(planes.P))
         column = self.n + places[planes.neuron]
