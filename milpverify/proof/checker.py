@@ -375,12 +375,12 @@ def walk_trees(proof: Proof, part: Any, context: Context, claims: list[list[Form
 # Reading files. Whatever damage raises (ValueError, IndexError, ...), `main` turns into an answer.
 
 
-def inflated(data: bytes, wbits: int, limit: int) -> memoryview:
+def inflated(data: bytes, wbits: int, limit: int, status: int = 1) -> memoryview:
     """One zlib or gzip stream, unpacked."""
     stream = zlib.decompressobj(wbits)
     body = stream.decompress(data, limit + 1)
-    if len(body) > limit or not stream.eof or stream.unused_data:
-        raise ValueError(f"it is no whole zlib stream of at most {limit} bytes, see --limit")
+    whole = len(body) <= limit and stream.eof and not stream.unused_data
+    need(whole, f"it is no whole zlib stream of at most {limit} bytes, see --limit", status)
     return memoryview(body)
 
 
@@ -407,8 +407,8 @@ def read_property(data: memoryview) -> tuple[int, int, list[Case]]:
     text = bytes(data).decode()
     n, m, cases = read_document(read_json(text)) if text.startswith("{") else read_vnnlib(text)
     for lower, upper, _, _ in cases:
-        if not len(lower) == len(upper) == n or any(map(gt, lower, upper)):
-            raise ValueError("a box is empty, or has not the dimension of the input")
+        fitting = len(lower) == len(upper) == n and not any(map(gt, lower, upper))
+        need(fitting, "a box is empty, or has not the dimension of the input", 2)
     return n, m, cases
 
 
@@ -430,8 +430,8 @@ def read_document(document: dict[str, Any]) -> tuple[int, int, list[Case]]:
         boxes.append((lower, upper))
     for case in document["cases"]:
         C, d = [dict(enumerate(map(float, row))) for row in case["C"]], [rational(q) for q in case["d"]]
-        if case["region"] < 0 or len(C) != len(d) or any(len(row) != document["n_outputs"] for row in C):
-            raise ValueError("the parts of a case do not fit")
+        fitting = len(C) == len(d) and all(len(row) == document["n_outputs"] for row in C)
+        need(fitting and case["region"] >= 0, "the parts of a case do not fit", 2)
         cases.append((*boxes[case["region"]], C, d))
     return document["n_inputs"], document["n_outputs"], cases
 
@@ -465,8 +465,7 @@ def read_vnnlib(text: str) -> tuple[int, int, list[Case]]:
     need(all(i < (n if kind == "X" else m) for kind, i in names.values()), "variables with gaps in their numbers", 3)
     parts = sorted(conjuncts(asserted), key=lambda part: part[0] == "or")  # the rows of all cases come first
     cases = [case for clause in clauses(["and", *parts]) if (case := read_clause(clause, n))]
-    if not cases:
-        raise ValueError("no input satisfies its assertions")
+    need(cases, "no input satisfies its assertions", 2)
     return n, m, cases
 
 
@@ -557,16 +556,14 @@ class Message:
             value: Any
             value, i = varint(data, i) if key & 7 in (0, 2) else ({1: 8, 5: 4}[key & 7], i)
             if key & 7:
-                if not 0 <= value <= len(data) - i:
-                    raise ValueError("a message is cut short")
+                need(0 <= value <= len(data) - i, "a message is cut short", 2)
                 value, i = data[i : i + value], i + value
             self.fields[key >> 3].append(value)
 
     def one(self, number: int, default: Any = memoryview(b"")) -> Any:  # noqa: B008 (never changed)
         """A field that is there at most once."""
         (value,) = self.fields[number] or [default]
-        if type(value) is not type(default):
-            raise ValueError("a field is of another type")
+        need(type(value) is type(default), "a field is of another type", 2)
         return value
 
     def text(self, number: int = 1) -> str:
@@ -596,8 +593,8 @@ class Message:
             values.frombytes(raw or b"".join(self.fields[4 if kind == 1 else 10]))
             if sys.byteorder == "big":
                 values.byteswap()
-        if min(shape, default=0) < 0 or math.prod(shape) != len(values) or not all(map(math.isfinite, values)):
-            raise ValueError("the numbers of a tensor are not finite, or do not fit its shape")
+        fitting = min(shape, default=0) >= 0 and math.prod(shape) == len(values) and all(map(math.isfinite, values))
+        need(fitting, "the numbers of a tensor are not finite, or do not fit its shape", 2)
         return shape, values
 
     def attribute(self) -> Any:
@@ -629,12 +626,6 @@ class Chain:
         identity = [{i: 1} for i in range(len(self.bias))]
         self.maps.append((self.matrices or [identity], self.bias))
         self.matrices, self.bias = [], [Fraction(0)] * len(self.bias)
-
-    def negate(self) -> None:
-        """The value so far times -1."""
-        last = self.matrices.pop() if self.matrices else [{i: 1} for i in range(len(self.bias))]
-        self.matrices.append([{j: -w for j, w in row.items()} for row in last])
-        self.bias = [-b for b in self.bias]
 
     def shift(self, constant: Tensor, factor: float = 1) -> None:
         """One more constant times a factor, broadcast."""
@@ -697,8 +688,10 @@ class Chain:
             self.shape = [len(self.bias) // math.prod(k for k in new if k > 0) if n == -1 else n for n in new]
             return min(self.shape) > 0 and math.prod(self.shape) == len(self.bias) and not options
         elif op in ("Add", "Sub") and len(rest) == 1:
-            if op == "Sub" and at == 1:
-                self.negate()
+            if op == "Sub" and at == 1:  # c - x: the last matrix and the bias change their signs
+                last = self.matrices.pop() if self.matrices else [{i: 1} for i in range(len(self.bias))]
+                self.matrices.append([{j: -w for j, w in row.items()} for row in last])
+                self.bias = [-b for b in self.bias]
             self.shift(rest[0], -1 if op == "Sub" and at == 0 else 1)
         elif op == "MatMul" and len(rest) == 1 and (at == 0 or len(shape) == 1):
             self.multiply(rest[0], turned=at)
@@ -729,14 +722,13 @@ def read_onnx(data: memoryview, n: int) -> tuple[int, list[Affine]]:
     constants = {t.text(8): t.tensor() for t in tensors}
     inputs = [v for v in map(Message, graph.fields[11]) if v.text() not in constants]
     outputs = [v.text() for v in map(Message, graph.fields[12])]
-    need(len(inputs) == len(outputs) == 1, "several inputs or outputs", 3)
-    need(len(constants) == len(tensors), "several tensors of one name", 3)
+    single = len(inputs) == len(outputs) == 1 and len(constants) == len(tensors)
+    need(single, "several inputs or outputs, or tensors of one name", 3)
     declared = Message(Message(inputs[0].one(2)).one(1))
     shape = [Message(d).one(1, 0) for d in Message(declared.one(2)).fields[1]]
     shape[:1] = [size or 1 for size in shape[:1]]  # a free batch axis
     need(declared.one(1, 0) in (1, 11) and min(shape, default=1) > 0, "an input of this type or shape", 3)
-    if math.prod(shape) != n:
-        raise ValueError(f"the network has an input of shape {shape}, the property {n} inputs")
+    need(math.prod(shape) == n, f"it has an input of shape {shape}, the property {n} inputs", 2)
     chain, current, taken = Chain(shape), inputs[0].text(), {inputs[0].text(), *constants}
     for node in map(Message, graph.fields[1]):
         op, options = node.text(4), {a.text(): a.attribute() for a in map(Message, node.fields[5])}
@@ -760,6 +752,14 @@ def read_onnx(data: memoryview, n: int) -> tuple[int, list[Affine]]:
     return len(chain.maps[-1][1]), chain.maps
 
 
+def load(path: str, limit: int) -> memoryview:
+    """The bytes of a file, unpacked if they are gzip's."""
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    need(len(data) <= limit, f"it has more than {limit} bytes, see --limit", 2)
+    return inflated(data, 31, limit, 2) if data[:2] == b"\x1f\x8b" else memoryview(data)
+
+
 def main(arguments: list[str]) -> int:
     """The command line; its exit status."""
     parser = argparse.ArgumentParser(prog="checker", description="Check a proof by exact integers, without a solver.")
@@ -770,25 +770,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--limit", type=int, default=1 << 31, help="bytes of a file, unpacked (default 2 GiB)")
     options = parser.parse_args(arguments)
 
-    def content(path: str) -> bytes:
-        with open(path, "rb") as file:
-            data = file.read(options.limit + 1)
-        return data
-
-    def unpacked(path: str) -> memoryview:
-        data = content(path)
-        return inflated(data, 31, options.limit) if data[:2] == b"\x1f\x8b" else memoryview(data)
-
     status, at = 2, "--threshold"
     try:
         threshold = rational(options.threshold)
         at = options.property
-        n, m, cases = read_property(unpacked(options.property))
+        n, m, cases = read_property(load(at, options.limit))
         at = options.network
-        n_outputs, network = read_onnx(unpacked(options.network), n)
+        n_outputs, network = read_onnx(load(at, options.limit), n)
         need(n_outputs == m, f"it has {n_outputs} outputs, the property {m}", 2)
         at = options.proof
-        data = content(options.proof)
+        with open(at, "rb") as file:
+            data = file.read(options.limit + 1)
         status = 1
         proof = Proof(data, options.limit)
         need(rational(proof.header["threshold"]) >= threshold, f"it claims less than a slack of {threshold}")
@@ -796,8 +788,10 @@ def main(arguments: list[str]) -> int:
         status, reason = 0, f"{len(cases)} cases, {n_contexts} contexts, {n_leaves} leaves"
     except Stop as stop:
         status, reason = stop.args
+    except OSError as error:
+        reason = f"it cannot be read ({error.strerror})"
     except Exception as error:  # whatever damaged bytes lead to; it never accepts
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"it is damaged, or of another form ({type(error).__name__}: {error})"
     word = ("accepted", "rejected", "unreadable", "cannot check")[status]
     line = " ".join(f"{word}: {at}: {reason}".split())[:400]
     print(line.encode("ascii", "backslashreplace").decode())

@@ -231,7 +231,7 @@ class Prover:
             alpha = rng.integers(0, 256, (leaves, n)) if rng.random() < 0.5 else rng.random((leaves, n))
             tree["alpha"] = file.array(alpha, "u1" if alpha.dtype.kind == "i" else "f4")
         if rng.random() < 0.5:
-            tree["beta"] = file.array(0.2 * rng.random((leaves, n)), "f4")
+            tree["beta"] = file.array(rng.uniform(-0.1, 0.2, (leaves, n)), "f4")
         if n and rng.random() < 0.5:
             neurons = np.sort(rng.integers(0, n, 2))
             slopes = 0.5 * rng.normal(size=(2, self.question.net.n_inputs + n))
