@@ -18,17 +18,17 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from milpverify.bounds.ascent import QUIET
-from milpverify.bounds.nodes import (
+from milpverify.bounds.node_parts import (
     BETA_SHARE,
     SPARE,
     THETA_SHARE,
     Adam,
     Ascended,
     Multipliers,
-    NodeProblem,
     Phases,
     toward,
 )
+from milpverify.bounds.nodes import NodeProblem
 from milpverify.bounds.planes import MOMENTUM, PlaneInputs, plane_inputs, read_by, scattered
 from milpverify.network.graph import UNIT
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from milpverify.bounds.nodes import Multipliers
+from milpverify.bounds.node_parts import Multipliers
 from milpverify.errors import CheckpointError
 
 FIRST_ROOM = 256  # nodes a pool has room for before it grows

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from scipy.optimize import linprog
 
 from milpverify.bounds.compute import compute_bounds
-from milpverify.bounds.nodes import Multipliers, NodeProblem, Phases
+from milpverify.bounds.node_parts import Multipliers, Phases
+from milpverify.bounds.nodes import NodeProblem
 from milpverify.bounds.problem import DualProblem
 from milpverify.bounds.small import folded_rows, small_problem
 from milpverify.network.graph import Network

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 
 from milpverify.bounds.compute import compute_bounds
-from milpverify.bounds.nodes import Multipliers, NodeProblem, Planes
+from milpverify.bounds.node_parts import Multipliers, Planes
+from milpverify.bounds.nodes import NodeProblem
 from milpverify.bounds.own_planes import OwnPlanes
 from milpverify.bounds.problem import DualProblem
 from milpverify.bounds.small import folded_rows, small_problem

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 
 import milpverify as mv
 from milpverify.bounds.method import BoundMethod
-from milpverify.bounds.nodes import Multipliers, NodeProblem
+from milpverify.bounds.node_parts import Multipliers
+from milpverify.bounds.nodes import NodeProblem
 from milpverify.network.convolution import Conv2d
 from milpverify.network.graph import Network
 from milpverify.network.operators import Dense
