@@ -32,12 +32,13 @@ Decide whether some input of the region reaches the unsafe set: Holds (unsat) wi
 an input replayed in exact arithmetic, or Unknown. PROP is a VNN-LIB file (.vnnlib, .vnnlib.gz) or a saved property
 (.json); instead of PROP, --input and --eps ask whether every input of a ball keeps its label.
 
-Exit status: 0 answered, 1 unknown, out of time, or no --proof found, 2 bad input.
+Exit status: 0 answered, 1 unknown, out of time, no --proof found or no --cross-check finished, 2 bad input.
 
 examples:
   milpverify verify net.onnx prop.vnnlib --timeout 60
   milpverify verify net.onnx prop.vnnlib --result out.txt     sat|unsat|unknown|timeout, then the counterexample
   milpverify verify net.onnx prop.vnnlib --proof out.proof    if it holds, a proof that 'milpverify check' accepts
+  milpverify verify net.onnx prop.vnnlib --cross-check        CBC must confirm what would rest on HiGHS alone
   milpverify verify net.onnx prop.vnnlib --checkpoint tree.npz   go on where an earlier call was stopped
   milpverify verify net.onnx --input x.npy --label 3 --eps 0.05 --clip 0 1
   milpverify verify net.onnx --input pixels.npy --eps 0.01 --mean 0.1307 --std 0.3081 --eps-space pixel
@@ -69,7 +70,14 @@ def register(commands: Commands) -> None:
         "--proof",
         type=Path,
         metavar="FILE",
-        help="if it holds, write a proof for others to check (docs/proofs.md); without PROP, FILE.json too",
+        help="if it holds, write a proof for others to check (docs/proofs.md); without PROP also FILE.json, "
+        "the property",
+    )
+    group.add_argument(
+        "--cross-check",
+        action="store_true",
+        help="have a second solver (CBC; HiGHS with --solver cbc) confirm each case that would rest on the first one's "
+        "word; if they disagree: unknown, and both programs in disagreement-CASE.* beside --result, or else here",
     )
     group.add_argument(
         "--replay-onnxruntime",
@@ -86,10 +94,10 @@ def register(commands: Commands) -> None:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Answer, write the result file, show."""
+    from milpverify.commands.disagreements import check_folder
     from milpverify.commands.proofs import clear_proof
     from milpverify.commands.question import ask, names
     from milpverify.commands.session import respond
-    from milpverify.proof.evidence import Unknown
     from milpverify.report.files import clear_result
     from milpverify.report.words import show_verdict
 
@@ -98,6 +106,8 @@ def run_verify(args: argparse.Namespace) -> int:
         clear_result(args.result)
     if args.proof is not None:
         clear_proof(args, files)
+    if args.cross_check:
+        check_folder(args)
     if args.replay_onnxruntime and args.eps_space == "pixel":
         raise OptionError("--replay-onnxruntime: with --eps-space pixel the file is not the whole network. Drop one.")
     question = ask(args, files)
@@ -105,17 +115,28 @@ def run_verify(args: argparse.Namespace) -> int:
         args,
         question,
         partial(_decide, args, question),
-        answered=lambda verdict: not isinstance(verdict, Unknown) and not getattr(verdict, "unproved", ""),
+        answered=_answered,
         to_json=lambda verdict: verdict.to_dict(),
         show=show_verdict,
-        interrupted=lambda verdict: isinstance(verdict, Unknown) and verdict.interrupted,
+        interrupted=lambda verdict: getattr(verdict, "interrupted", False),
     )
+
+
+def _answered(verdict: Verdict) -> bool:
+    """Whether that is all that was asked for."""
+    from milpverify.proof.evidence import Grade, Holds, Unknown
+
+    if not isinstance(verdict, Holds):
+        return not isinstance(verdict, Unknown)
+    unchecked = verdict.cross_check and not verdict.cross_checked and verdict.grade is Grade.SOLVER_TRUSTED
+    return not (verdict.unproved or unchecked)
 
 
 def _decide(
     args: argparse.Namespace, question: Question, *, time_limit_s: float | None, on_progress: OnProgress | None
 ) -> Verdict:
     """The verdict, written to the result file; a solver's failure is Unknown."""
+    from milpverify.commands.disagreements import write_programs
     from milpverify.commands.options import checkpoint
     from milpverify.commands.proofs import write_proof
     from milpverify.proof.evidence import Unknown
@@ -135,7 +156,9 @@ def _decide(
                 on_progress=on_progress,
                 checkpoint=checkpoint(args),
                 prove=args.proof is not None,
+                cross_check=args.cross_check,
             )
+            verdict = write_programs(args, verdict)
         except (SolverError, BoundsError) as error:
             verdict = Unknown(reason=str(error), seconds=time.monotonic() - began)
     if args.result is not None:

@@ -18,6 +18,7 @@ from milpverify.errors import BoundsError
 
 if TYPE_CHECKING:
     from milpverify.proof.certificate import Certificate
+    from milpverify.proof.disagreement import Disagreement
 
 Status = Literal["holds", "violated", "unknown"]
 How = Literal["bounds", "attack", "tree", "milp", ""]
@@ -150,6 +151,7 @@ class CaseReport:
         how: What decided it: "bounds", "attack", "tree" (branch and bound) or "milp"; empty where nothing did.
         lower: Best proven lower bound of the least slack over the region, in units of y; None where there is none.
         seconds: Time spent on this case alone.
+        cross_check: What a second solver made of it, where one was asked; else empty.
     """
 
     name: str
@@ -157,17 +159,19 @@ class CaseReport:
     how: How = ""
     lower: float | None = None
     seconds: float = 0.0
+    cross_check: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The attributes, JSON-ready; a bound that is not finite is null."""
+        """The attributes, JSON-ready; a bound that is not finite is null, an empty `cross_check` left out."""
         how = self.how or None
-        return {
+        told = {
             "name": self.name,
             "status": self.status,
             "how": how,
             "lower": _json(self.lower),
             "seconds": self.seconds,
         }
+        return {**told, "cross_check": self.cross_check} if self.cross_check else told
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -200,7 +204,8 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: `verdict` (type in small letters), `word`, `seconds`, `semantics`, `approximations`, `cases`
         (see `CaseReport.to_dict`), and `grade`, `witness` (see `Witness.to_dict`) or `reason`, `timed_out`
-        and `interrupted`; where a proof was asked for, `proof` (see `Proof.to_dict`) and `unproved`."""
+        and `interrupted`; where a proof was asked for, `proof` (see `Proof.to_dict`) and `unproved`; where a second
+        solver was, `cross_checked` and `cross_check`, or `disagreement` (see `Disagreement.to_dict`)."""
         return {
             "verdict": type(self).__name__.lower(),
             "word": self.word,
@@ -254,11 +259,15 @@ class Holds(Verdict):
         grade: The weakest grade among the cases; `PROOF_CHECKED` where there is a proof of all of them.
         proof: That proof, where one was asked for and found.
         unproved: Why there is none, where one was asked for.
+        cross_checked: Whether a second solver confirmed every case that rests on the first one's word.
+        cross_check: What came of asking it, where that was wished for; else empty.
     """
 
     grade: Grade
     proof: Proof | None = None
     unproved: str = ""
+    cross_checked: bool = False
+    cross_check: str = ""
 
     @property
     def word(self) -> str:
@@ -272,6 +281,8 @@ class Holds(Verdict):
         if self.proof is not None or self.unproved:
             own["proof"] = None if self.proof is None else self.proof.to_dict()
             own["unproved"] = self.unproved or None
+        if self.cross_check:
+            own["cross_checked"], own["cross_check"] = self.cross_checked, self.cross_check
         return own
 
 
@@ -317,11 +328,13 @@ class Unknown(Verdict):
         reason: One sentence.
         timed_out: Whether a time limit, and nothing else, is to blame.
         interrupted: Whether Ctrl-C ended the work.
+        disagreement: Of two solvers, for which the verdict was refused.
     """
 
     reason: str
     timed_out: bool = False
     interrupted: bool = False
+    disagreement: Disagreement | None = None
 
     @property
     def word(self) -> str:
@@ -331,7 +344,8 @@ class Unknown(Verdict):
         return f"Unknown ({self.word}): {' '.join(self.reason.split())} ({self.seconds:.3g} s)"
 
     def _own(self) -> dict[str, Any]:
-        return {"reason": self.reason, "timed_out": self.timed_out, "interrupted": self.interrupted}
+        own: dict[str, Any] = {"reason": self.reason, "timed_out": self.timed_out, "interrupted": self.interrupted}
+        return own if self.disagreement is None else {**own, "disagreement": self.disagreement.to_dict()}
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,14 +36,19 @@ def evidence(bracket: Bracket) -> str:
 def show_verdict(screen: Screen, verdict: Verdict) -> None:
     """A verdict with its cases, its witness and what it rests on."""
     screen.say(headline(verdict), _tone(verdict))
-    if isinstance(verdict, Holds) and verdict.proof is not None:
-        screen.say(f"  proof: {_proof_in_words(verdict.proof)}")
-    elif isinstance(verdict, Holds) and verdict.unproved:
-        screen.say(f"  no proof: {verdict.unproved}", Tone.OPEN)
+    if isinstance(verdict, Holds):
+        if verdict.proof is not None:
+            screen.say(f"  proof: {_proof_in_words(verdict.proof)}")
+        elif verdict.unproved:
+            screen.say(f"  no proof: {verdict.unproved}", Tone.OPEN)
+        if verdict.cross_check:
+            screen.say(f"  cross-check: {verdict.cross_check}")
     if isinstance(verdict, Violated):
         show_witness(screen, verdict.witness)
     if isinstance(verdict, Unknown):
         screen.say(f"  {verdict.reason}")
+        if verdict.disagreement is not None and verdict.disagreement.witness is not None:
+            show_witness(screen, verdict.disagreement.witness)
         if verdict.timed_out:
             screen.say("  A longer --timeout may decide it.", Tone.QUIET)
     show_cases(screen, verdict.cases)

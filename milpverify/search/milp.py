@@ -27,6 +27,7 @@ from milpverify.spec.regions import L2Ball, Region
 if TYPE_CHECKING:
     from milpverify.formulation.encode import Encoded
     from milpverify.formulation.property_program import StackedRows
+    from milpverify.program.program import Program
     from milpverify.search.cut_pool import Strengthening
 
 Confirm = Callable[[np.ndarray], Any]  # replays a point; None for one that does not count
@@ -37,6 +38,8 @@ CONTRADICTION = (
     "the MILP solver finds no point on an activation pattern that an input of the region has: its tolerances are too "
     "coarse for these numbers, so its bound is not believed"
 )
+UNSETTLED = f"tangent cuts did not settle in {TANGENT_ROUNDS} rounds"
+EMPTY = "the MILP solver calls a program infeasible that has a point for every input of the region: it is not believed"
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,8 @@ class MilpAnswer:
         witness: What `confirm` made of the best point, or None.
         timed_out: Whether time ran out before an answer.
         reason: Why there is no answer, where there is none.
+        finished: Whether the solver says that its bound is the least slack, and that is too small (of `decide`).
+        program: What the solver was asked last, tangent cuts included (of `decide`).
     """
 
     lower: float
@@ -157,6 +162,8 @@ class MilpAnswer:
     witness: Any = None
     timed_out: bool = False
     reason: str = ""
+    finished: bool = False
+    program: Program | None = None
 
 
 def decide(
@@ -187,6 +194,10 @@ def decide(
     trusted = encoded.reach <= LARGEST_REACH
     target: float | None = 0.0
     incumbent: np.ndarray | None = None
+
+    def answer(lower: float, **found: Any) -> MilpAnswer:
+        return MilpAnswer(lower, program=encoded.program, **found)
+
     for _ in range(TANGENT_ROUNDS):
         try:
             left_s = max(0.0, ends - time.monotonic())
@@ -195,17 +206,19 @@ def decide(
         except SolverError:
             if trusted:
                 raise
-            return MilpAnswer(-math.inf, reason=_too_large(encoded))
+            return answer(-math.inf, reason=_too_large(encoded))
         bound = solution.dual_bound * unit if trusted else -math.inf
-        if trusted and (solution.status in (Status.CUTOFF, Status.INFEASIBLE) or bound >= tolerance):
+        if trusted and solution.status is Status.INFEASIBLE:  # a slack has a value for every input
+            return answer(-math.inf, reason=EMPTY)
+        if trusted and (solution.status is Status.CUTOFF or bound >= tolerance):
             if not admits_a_known_point(encoded, region, search.solver, ends - time.monotonic()):
-                return MilpAnswer(-math.inf, reason=CONTRADICTION)
-            return MilpAnswer(min(bound, tolerance), holds=True)
+                return answer(-math.inf, reason=CONTRADICTION)
+            return answer(min(bound, tolerance), holds=True)
         witness, incumbent = replayed(encoded, solution, confirm, search.solver, ends - time.monotonic())
         if witness is not None:
-            return MilpAnswer(bound, witness=witness)
+            return answer(bound, witness=witness)
         if solution.status in (Status.TIME_LIMIT, Status.INTERRUPTED):
-            return MilpAnswer(bound, timed_out=True, reason=f"the MILP ended by {solution.status.value}")
+            return answer(bound, timed_out=True, reason=f"the MILP ended by {solution.status.value}")
         cut = tangent(encoded, region, solution)
         if cut is not None:
             encoded, incumbent = cut, None
@@ -213,13 +226,17 @@ def decide(
             target = None  # the first point below zero was none in exact arithmetic: go on to the best one
         else:
             break
+    else:
+        return answer(bound, reason=UNSETTLED if trusted else _too_large(encoded))
     if not trusted:
-        return MilpAnswer(bound, reason=_too_large(encoded))
+        return answer(bound, reason=_too_large(encoded))
+    if math.isinf(bound):
+        return answer(bound, reason=f"the MILP solver gives no bound, its answer is '{solution.status.value}'")
     reason = (
         f"the least slack is within {tolerance:g} of zero as far as the MILP can tell (its bound is "
         f"{bound:.3g}), and no point of it violates in exact arithmetic"
     )
-    return MilpAnswer(bound, reason=reason)
+    return answer(bound, finished=True, reason=reason)
 
 
 def minimise(
@@ -273,9 +290,8 @@ def minimise(
             reason = "" if answered else f"the MILP ended by {solution.status.value}"
             return MilpAnswer(lower, witness=witness, timed_out=stopped, reason=reason)
         encoded, incumbent = cut, None
-    reason = f"tangent cuts did not settle in {TANGENT_ROUNDS} rounds"
     lower = solution.dual_bound * unit if trusted else -math.inf
-    return MilpAnswer(lower, witness=witness, reason=reason)
+    return MilpAnswer(lower, witness=witness, reason=UNSETTLED)
 
 
 def replayed(

@@ -11,7 +11,7 @@ import numpy as np
 
 from milpverify.attack.method import Attack, AttackResult, centre
 from milpverify.bounds.method import BoundMethod
-from milpverify.network.graph import Network
+from milpverify.network.graph import Bounds, Network
 from milpverify.proof.evidence import CaseReport, Grade, Holds, How, Status, Unknown, Verdict, Violated, Witness
 from milpverify.proof.replay import confirm
 from milpverify.search.checkpoint import Checkpoint, CheckpointFile
@@ -23,6 +23,7 @@ from milpverify.tasks.prepare import Prepared, check_fit, first_attack, open_che
 from milpverify.tasks.progress import Clock, OnProgress
 
 if TYPE_CHECKING:
+    from milpverify.program.solver import Solver
     from milpverify.tasks.certify import Prover
 
 ATTACK_SHARE = 0.25  # of the time left, at most, so that the search always gets its turn
@@ -41,10 +42,22 @@ class _CaseState:
     timed_out: bool = False
     reason: str = ""
     solver_trusted: bool = False
+    bounds: Bounds | None = None  # as the search has tightened them
 
     @property
     def open(self) -> bool:
         return self.status == "unknown"
+
+    @property
+    def grade(self) -> Grade:
+        """What the case rests on, if it holds."""
+        return Grade.SOLVER_TRUSTED if self.solver_trusted else self.prepared.grade
+
+    @property
+    def rigorous_bounds(self) -> Bounds | None:
+        """Of the hidden neurons, the tightest that rest on no solver; None if there are none."""
+        found = (self.bounds, self.prepared.bounds)
+        return next((bounds for bounds in found if bounds is not None and not bounds.solver_trusted), None)
 
     def report(self) -> CaseReport:
         lower = self.lower if math.isfinite(self.lower) else None
@@ -82,6 +95,7 @@ def verify(
     on_progress: OnProgress | None = None,
     checkpoint: Checkpoint | Path | str | None = None,
     prove: Prover | bool = False,
+    cross_check: Solver | bool = False,
 ) -> Verdict:
     """Decide whether some input of a property's regions reaches its unsafe set. Exact, within the grade it states.
 
@@ -98,18 +112,22 @@ def verify(
         on_progress: Called as the work goes on.
         checkpoint: A file that the search is saved to, and gone on from if it exists; None for none.
         prove: Whether to follow Holds up with a proof for others to check, and how (`certify`), in the time left.
+        cross_check: Whether a second solver must confirm, in the time left, each case that would rest on the first
+            one's word, and which: CBC if True, HiGHS where CBC is the first. If they disagree, the verdict is Unknown;
+            if the second one does not finish, the verdict stands, and says so.
 
     Returns:
         Holds, Violated or Unknown; after Ctrl-C, what is known by then.
 
     Raises:
         PropertyError: If the property does not fit the network.
-        OptionError: If the time limit is not positive.
+        OptionError: If the time limit is not positive, or the second solver is the first one, or not installed.
         CheckpointError: If the checkpoint is damaged, another question's, or no checkpoint.
     """
     clock = Clock("verify", time_limit_s, on_progress)
     check_fit("verify", net, prop)
     method = Verifier.of(method)
+    second = _second_solver(method, cross_check)
     file = open_checkpoint(checkpoint, net, prop, "verify", method)
     with clock.interrupt:
         states = _bounded(net, prop, method, clock)
@@ -117,7 +135,49 @@ def verify(
         if witness is None and method.search is not None:
             witness = _search(net, states, method.search, clock, file)
     verdict = _verdict(net, prop, states, witness, clock, onnx_path)
+    if second is not None and isinstance(verdict, Holds):
+        verdict = _cross_checked(net, verdict, states, method, second, clock)
     return _proved(net, prop, verdict, prove, clock) if prove and isinstance(verdict, Holds) else verdict
+
+
+def _second_solver(method: Verifier, cross_check: Solver | bool) -> Solver | None:
+    """Who is to confirm the answers of the first solver; None for nobody."""
+    if cross_check is False:
+        return None
+    from milpverify.program.quorum import second_to
+    from milpverify.tasks.cross_check import asked
+
+    return second_to(asked(method.search, method.bounds), None if cross_check is True else cross_check)
+
+
+def _cross_checked(
+    net: Network, verdict: Holds, states: list[_CaseState], method: Verifier, second: Solver, clock: Clock
+) -> Holds | Unknown:
+    """The verdict with what a second solver makes of it; Unknown if that contradicts the first one."""
+    from milpverify.tasks.cross_check import Claim, asked, cross_check, programs_of
+
+    firsts = asked(method.search, method.bounds)
+    trusted = [i for i, s in enumerate(states) if s.grade is Grade.SOLVER_TRUSTED]
+    claims = [
+        Claim(s.case, firsts[0 if s.how == "milp" else -1], s.how, s.lower, s.rigorous_bounds)
+        for s in (states[i] for i in trusted)
+    ]
+    checked = cross_check(net, claims, programs_of(method.search), second, clock)
+    reports, refused = list(verdict.cases), checked.disagreement
+    for i, note in zip(trusted, checked.notes, strict=False):  # those after a disagreement have none
+        reports[i] = replace(reports[i], cross_check=note)
+    if refused is None:
+        told, now = checked.summary(claims), clock.seconds
+        return replace(verdict, seconds=now, cases=tuple(reports), cross_checked=checked.confirmed, cross_check=told)
+    i = trusted[len(checked.notes)]
+    reports[i] = replace(reports[i], status="unknown", how="", lower=None, cross_check=str(refused))
+    return Unknown(
+        reason=f"refused: {refused}.",
+        disagreement=refused,
+        seconds=clock.seconds,
+        cases=tuple(reports),
+        approximations=net.approximations,
+    )
 
 
 def _proved(net: Network, prop: Property, verdict: Holds, prove: Prover | bool, clock: Clock) -> Holds:
@@ -220,6 +280,7 @@ def _search_region(
         state.seconds += (clock.seconds - began) / len(group)
         state.lower = max(state.lower, case.lower)
         state.timed_out, state.reason = case.timed_out, case.reason
+        state.bounds = question.bounds
         if case.holds:
             state.status, state.how, state.solver_trusted = "holds", case.how, case.solver_trusted
     if found:
@@ -250,8 +311,7 @@ def _verdict(
     open_ = [state for state in states if state.open]
     n_open = len(open_) + len(prop.cases) - len(states)  # Ctrl-C may have come before the bounds of some
     if not n_open:
-        grades = (Grade.SOLVER_TRUSTED if s.solver_trusted else s.prepared.grade for s in states)
-        grade = Grade.weakest(grades)
+        grade = Grade.weakest(s.grade for s in states)
         return Holds(grade=grade, seconds=clock.seconds, cases=reports, approximations=net.approximations)
     if clock.interrupt.pending:
         reason = f"interrupted with {n_open} of {len(prop.cases)} cases open"
