@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 INPUTS_SHARE = 4.0  # as much time for boxes as for phases where few inputs are free
 HEAD_START_S = 0.5  # of the boxes
+LARGEST_BESIDE = 3e5  # inputs of unstable neurons: with more, phases get their turn once boxes have ended without answer
 FIRST_STEPS = 15  # of the ascent at the root in the first try: its nodes climb on from there
 LARGEST_TRY = 64e6  # nodes of the first try times inputs of unstable neurons: about a second
 LARGEST_ROWS = 2e7  # inputs of unstable neurons: what an ascent on one row may be asked for
@@ -101,7 +102,10 @@ class BranchAndBound(Search):
         if self.inputs is None or not share:
             answer = yield from by_phases
             return answer
-        answer = yield from in_turns([self.inputs.stepwise(question), by_phases], [share, 1.0], [0.0, HEAD_START_S])
+        head_start = HEAD_START_S
+        if share > 1.0 and question.bounds.condensed_entries(question.net.n_inputs) > LARGEST_BESIDE:
+            head_start = np.inf  # each step over phases would take longer than most searches over boxes
+        answer = yield from in_turns([self.inputs.stepwise(question), by_phases], [share, 1.0], [0.0, head_start])
         return answer
 
     def boxes_share(self, question: Question) -> float:
