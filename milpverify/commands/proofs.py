@@ -54,7 +54,6 @@ examples:
   milpverify check margin.proof net.onnx margin.proof.json --threshold 2.9
 """
 MAGIC = b"MVPROOF"
-INTERRUPTED = "interrupted"  # what `certify` says after Ctrl-C
 
 
 def register(commands: Commands) -> None:
@@ -70,6 +69,7 @@ def register(commands: Commands) -> None:
         "--threshold", type=rational, default=Fraction(0), metavar="T",
         help="what the least slack is to exceed, e.g. 0.5 or 1/3 (default: 0, the property holds)",
     )  # fmt: skip
+    add_semantics_option(group, "real")
     parser = add_command(commands, "check", "PROOF NET PROP", "is this proof valid?", CHECK, run_check)
     parser.add_argument(
         "--threshold", type=rational, default=Fraction(0), metavar="T",
@@ -78,12 +78,21 @@ def register(commands: Commands) -> None:
     parser.add_argument("--standalone", action="store_true", help="by the checker of the standard library alone")
 
 
+def add_semantics_option(group: argparse._ArgumentGroup, default: str) -> None:
+    """--semantics."""
+    group.add_argument(
+        "--semantics", choices=("real", "float32", "both"), default=default,
+        help="what the proof is about: the network over the real numbers, every float32 execution of it, or the latter "
+        f"if half of the time suffices for that, else the former (default: {default})",
+    )  # fmt: skip
+
+
 def run_prove(args: argparse.Namespace) -> int:
     """Search for a proof, write it, and say what was found."""
     from milpverify.commands.question import ask, names
     from milpverify.commands.session import respond
     from milpverify.report.words import show_certified
-    from milpverify.tasks.certify import certify
+    from milpverify.tasks.certify import INTERRUPTED, certify
 
     files = names(args, 1, 2, "NET and PROP, or NET with --input and --eps")
     if args.proof is None:
@@ -94,7 +103,12 @@ def run_prove(args: argparse.Namespace) -> int:
     def task(*, time_limit_s: float | None, on_progress: OnProgress | None) -> Certified:
         prop = question.one_property()
         found = certify(
-            question.net, prop, threshold=args.threshold, time_limit_s=time_limit_s, on_progress=on_progress
+            question.net,
+            prop,
+            threshold=args.threshold,
+            semantics=args.semantics,
+            time_limit_s=time_limit_s,
+            on_progress=on_progress,
         )
         if found.proof is not None:
             write_certificate(args, question, found.proof)
@@ -133,6 +147,7 @@ def _check_exactly(args: argparse.Namespace, files: list[str]) -> int:
     from milpverify.proof.exact import check_exact
     from milpverify.report.files import envelope, network_facts, print_json
     from milpverify.report.screen import Tone
+    from milpverify.report.words import SEMANTICS_MEAN
 
     certificate = read_certificate(files[0])
     net = from_onnx(files[1])
@@ -141,12 +156,13 @@ def _check_exactly(args: argparse.Namespace, files: list[str]) -> int:
     status = 0 if result.accepted else 1
     if args.json:
         facts = {"network": network_facts(net, files[1]), "property": files[2], "proof": files[0]}
-        print_json(envelope("check", {**facts, "result": _facts(result, args.threshold)}, status, result.seconds))
+        facts["result"] = _facts(result, args.threshold, certificate.semantics)
+        print_json(envelope("check", facts, status, result.seconds))
         return status
     screen = screen_for(args)
     if result.accepted:
         what = "no input reaches the unsafe set" if not args.threshold else f"every slack exceeds {args.threshold}"
-        screen.say(f"accepted: {what}, for the network over the real numbers", Tone.GOOD)
+        screen.say(f"accepted: {what}, {SEMANTICS_MEAN[certificate.semantics]}", Tone.GOOD)
         screen.say(
             f"  {result.n_cases} cases, {result.n_contexts} boxes, {result.n_leaves} leaves, in exact integers of "
             f"{certificate.bits} fraction bits; {result.seconds:.2f} s"
@@ -156,11 +172,11 @@ def _check_exactly(args: argparse.Namespace, files: list[str]) -> int:
     return status
 
 
-def _facts(result: CheckResult, threshold: Fraction) -> dict[str, Any]:
+def _facts(result: CheckResult, threshold: Fraction, semantics: str) -> dict[str, Any]:
     return {
         "accepted": result.accepted,
         "reason": result.reason or None,
-        "semantics": "real",
+        "semantics": semantics,
         "checker": "exact",
         "threshold": str(threshold),
         "cases": result.n_cases,

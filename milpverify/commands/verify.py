@@ -17,6 +17,7 @@ from milpverify.commands.options import (
     add_region_options,
     add_search_options,
 )
+from milpverify.commands.proofs import add_semantics_option
 from milpverify.errors import BoundsError, OptionError, SolverError
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def register(commands: Commands) -> None:
         help="have a second solver (CBC; HiGHS with --solver cbc) confirm each case that would rest on the first one's "
         "word; if they disagree: unknown, and both programs in disagreement-CASE.* beside --result, or else here",
     )
+    add_semantics_option(group, "both")
     group.add_argument(
         "--replay-onnxruntime",
         action="store_true",
@@ -156,6 +158,7 @@ def _decide(
                 on_progress=on_progress,
                 checkpoint=checkpoint(args),
                 prove=args.proof is not None,
+                prove_semantics=args.semantics,
                 cross_check=args.cross_check,
             )
             verdict = write_programs(args, verdict)

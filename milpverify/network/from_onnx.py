@@ -20,6 +20,13 @@ from milpverify.network.onnx_file import OnnxGraph, OnnxNode, read_bytes, read_g
 from milpverify.network.onnx_ops import OPERATORS, SMOOTH
 from milpverify.network.onnx_site import Site, Value
 
+# What is stored as it is executed: sums of products with one bias, ReLUs, and what only moves numbers. Gemm and sums
+# only in some forms, see `_as_executed`.
+PLAIN = frozenset(
+    "Concat Constant ConstantOfShape Conv Dropout Expand Flatten Gather Identity MatMul Relu Reshape Shape Slice Split "
+    "Squeeze Tile Transpose Unsqueeze".split()
+)
+
 
 def from_onnx(
     path: str | os.PathLike[str], *, input_shape: Sequence[int] | None = None, check: bool | int = False
@@ -130,6 +137,8 @@ def _outputs(node: OnnxNode, values: dict[str, Value], opset: int, lowering: Low
         domain = f"{node.domain}." if node.domain not in ("", "ai.onnx") else ""
         raise UnsupportedError(f"from_onnx: operator {domain}{node.op} (node '{node.name}') {kind}. {remedy}")
     site = Site(node, values, opset, lowering)
+    if not _as_executed(site):
+        lowering.rewrite(site.place)
     try:
         computed = handler(site)
     except NetworkError as error:
@@ -141,6 +150,21 @@ def _outputs(node: OnnxNode, values: dict[str, Value], opset: int, lowering: Low
                            "Check the file with onnx.checker.") from None  # fmt: skip
     site.finish()
     return computed if isinstance(computed, list) else [computed]
+
+
+def _as_executed(site: Site) -> bool:
+    """Whether a float32 execution rounds what a node computes as one of the network's form does."""
+    op, options = site.node.op, site.node.attributes
+    if op == "Gemm":
+        return options.get("alpha", 1.0) == 1.0 and (options.get("beta", 1.0) == 1.0 or not site.has(2))
+    if op not in ("Add", "Sub") or site.n_inputs != 2:
+        return op in PLAIN
+    a, b = site.value(0), site.value(1)
+    if op == "Add" and not isinstance(a, Expr):
+        a, b = b, a
+    if not isinstance(a, Expr) or isinstance(b, Expr):
+        return False
+    return not b.any() or (op == "Add" and not a.bias_terms)  # a second bias could be merged with the first
 
 
 def _line(error: BaseException) -> str:

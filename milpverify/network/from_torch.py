@@ -26,6 +26,11 @@ EXACT = frozenset(
     "lift_fresh_copy ones ones_like permute reshape select slice squeeze stack t transpose unsqueeze "
     "view zeros zeros_like".split()
 )
+# Operators that are stored as they are executed: sums of products with one bias, ReLUs, and what only moves numbers.
+PLAIN = frozenset(
+    "_unsafe_view alias clone contiguous conv1d conv2d detach dropout flatten linear matmul mm permute relu reshape "
+    "squeeze t transpose unsqueeze view".split()
+)
 
 
 def from_torch(model: Any, input_shape: Sequence[int], *, check: bool | int = False) -> Network:
@@ -186,6 +191,8 @@ def _evaluated(node: Any, values: dict[str, Any], lowering: Lowering, dtype: Any
         raise UnsupportedError(f"from_torch: {_place(node)} is not read. Write the forward with plain operators.")
     if not _reads_input((arguments, keywords)):
         return _constant(node, arguments, keywords, lowering)
+    if _short(node.target) not in PLAIN:
+        lowering.rewrite(_place(node))
     handler = OPERATORS.get(_short(node.target))
     if handler is None:
         kind = "is not piecewise linear" if _short(node.target) in SMOOTH else "is not read"
@@ -219,6 +226,7 @@ def _constant(node: Any, arguments: Any, keywords: Any, lowering: Lowering) -> A
     if torch.Tag.nondeterministic_seeded in node.target.tags:
         raise UnsupportedError(f"from_torch: {_place(node)} draws random numbers. Remove it from the forward.")
     if _short(node.target) not in EXACT:
+        lowering.rewrite(_place(node))
         lowering.note(f"{_label(node)}: constants were combined by torch in the module's own precision.")
     return node.target(*arguments, **keywords)
 

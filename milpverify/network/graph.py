@@ -142,6 +142,8 @@ class Network:
         layers: The pre-activations zhat_1, zhat_2, ...
         output: The affine map to y.
         approximations: What float64 could not hold exactly, one sentence each; empty for most networks.
+        rewritten: Operators of the model that this form does not execute as they stand, though its function is the
+            same: what is proven of float32 executions of the form says nothing about the model's.
     """
 
     input_shape: tuple[int, ...]
@@ -149,6 +151,7 @@ class Network:
     layers: tuple[Affine, ...]
     output: Affine
     approximations: tuple[str, ...] = ()
+    rewritten: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         sizes = [self.n_inputs, *(layer.size for layer in self.layers)]

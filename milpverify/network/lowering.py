@@ -40,10 +40,15 @@ class Lowering:
         self.input = Expr(self.input_shape, {0: identity(n)})
         self._layers: list[Affine] = []
         self._notes: dict[str, None] = {}
+        self._rewritten: dict[str, None] = {}
 
     def note(self, sentence: str) -> None:
         """Record what float64 could not hold exactly; shown with every verdict."""
         self._notes[sentence] = None
+
+    def rewrite(self, place: str) -> None:
+        """Record an operator that is executed otherwise than the network's form says."""
+        self._rewritten[place] = None
 
     def relu(self, x: Expr, name: str = "") -> Expr:
         """max(x, 0): one more layer, unless x consists of ReLUs already or does not depend on the input."""
@@ -178,7 +183,8 @@ class Lowering:
         if not output.blocks:
             raise NetworkError("the output does not depend on the input. Check which output the model returns.")
         affine = self._affine(output, "output")
-        return Network(self.input_shape, output.shape, tuple(self._layers), affine, tuple(self._notes))
+        notes, rewritten = tuple(self._notes), tuple(self._rewritten)
+        return Network(self.input_shape, output.shape, tuple(self._layers), affine, notes, rewritten)
 
     def _affine(self, x: Expr, name: str) -> Affine:
         blocks: list[tuple[int, LinearOperator]] = sorted(x.blocks.items(), key=lambda block: block[0])

@@ -20,6 +20,7 @@ from milpverify.proof.container import MAX_BYTES, dtype_name, pack, unpack
 LEAST_BITS, MOST_BITS = 16, 4096
 RULES = ("crown", "interval")
 REALS = ("u1", "f4", "f8")
+SEMANTICS = ("real", "float32")
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +183,7 @@ class Certificate:
         network, property: Fingerprints of milpverify's own.
         made_by: For readers.
         files: SHA-256 of the files "network" and "property", where it was made from files.
+        semantics: What it is about: "real" numbers, or every "float32" execution, which includes them.
     """
 
     bits: int
@@ -191,8 +193,13 @@ class Certificate:
     property: str = ""
     made_by: str = "milpverify"
     files: Mapping[str, str] = field(default_factory=dict)
+    semantics: str = "real"
 
     def __post_init__(self) -> None:
+        if self.semantics not in SEMANTICS:
+            raise ProofError(
+                f"proof: the semantics must be one of {', '.join(SEMANTICS)}, got {str(self.semantics)[:40]!r}."
+            )
         if not LEAST_BITS <= self.bits <= MOST_BITS:
             raise ProofError(f"proof: bits must lie between {LEAST_BITS} and {MOST_BITS}, got {str(self.bits)[:40]}.")
         cases = [case for group in self.groups for case in group.cases]

@@ -13,7 +13,7 @@ from milpverify.errors import ProofError
 from milpverify.proof.certificate import Certificate, Context, Group, Layer, LeafTree, PlaneSet
 from milpverify.proof.container import Header
 
-FORMAT, VERSION, SEMANTICS = "milpverify-proof", 1, "real"
+FORMAT, VERSION = "milpverify-proof", 1
 RATIONAL = re.compile(r"-?[0-9]{1,4000}(/[0-9]{1,4000})?")
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ def header_of(certificate: Certificate) -> tuple[Header, list[np.ndarray]]:
     header: Header = {
         "format": FORMAT,
         "version": VERSION,
-        "semantics": SEMANTICS,
+        "semantics": certificate.semantics,
         "bits": int(certificate.bits),
         "made_by": certificate.made_by,
         "files": dict(certificate.files),
@@ -87,8 +87,6 @@ def certificate_of(header: Header, arrays: list[np.ndarray]) -> Certificate:
     )
     if header["format"] != FORMAT or type(header["version"]) is not int or header["version"] != VERSION:
         raise ProofError(f"proof: the header must say format {FORMAT!r} and version {VERSION}.")
-    if header["semantics"] != SEMANTICS:
-        raise ProofError(f"proof: the semantics must be {SEMANTICS!r}; this checker knows no other.")
     return Certificate(
         bits=fields.integer("bits"),
         groups=tuple(fields.each("groups", _group)),
@@ -97,6 +95,7 @@ def certificate_of(header: Header, arrays: list[np.ndarray]) -> Certificate:
         property=fields.text("property"),
         made_by=fields.text("made_by"),
         files=_files(header.get("files", {})),
+        semantics=fields.text("semantics"),
     )
 
 

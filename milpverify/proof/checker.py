@@ -20,6 +20,8 @@ Numbers are integers in units of 2^-F. A value v of the network is known by its 
 |v - (E.t + beta)| <= eps, over columns t: the inputs, and those neurons z that are not known to be linear or zero
 ("unstable"). eps collects what rounding loses. `Context.walk` evaluates g for a form from its layer down to the inputs.
 
+That is about real numbers. In the semantics "float32", eps also collects what any float32 execution may add.
+
 Exit status: 0 accepted, 1 rejected, 2 unreadable network or property or wrong usage, 3 what this checker cannot check.
 """
 
@@ -41,7 +43,9 @@ from operator import gt, mul
 from typing import Any
 
 Matrix = list[dict[int, Any]]  # by row, the entries that are not zero: exact (float, Fraction), integers once rounded
-Affine = tuple[list[Matrix], list[Any]]  # a product, the first acts first, and the bias added at its end
+# A product, the first acts first, and the bias added at its end; of how many products each value is the sum where that
+# is one operator of the file with one bias at most, else 0.
+Affine = tuple[list[Matrix], list[Any], int]
 Case = tuple[list[Fraction], list[Fraction], Matrix, list[Fraction]]  # no x with lower <= x <= upper has C y <= d
 Form = tuple[list[int], int, int]  # E, beta, eps
 Source = Form | int | None  # what an affine step reads: a form, a column, or zero
@@ -87,11 +91,26 @@ def rounded(W: Matrix, F: int) -> Matrix:
     return [{j: near(w, F) for j, w in row.items()} for row in W]
 
 
+def float32_at_most(q: Fraction) -> Fraction:
+    """The greatest number of 24 bits, and multiple of 2^-149, that is at most q."""
+    p, r = abs(q).as_integer_ratio()
+    exponent = p.bit_length() - r.bit_length()
+    exponent -= abs(q) < Fraction(2) ** exponent  # 2^exponent <= |q| < 2^(exponent + 1)
+    unit = Fraction(2) ** max(exponent - 23, -149)
+    return q // unit * unit
+
+
+def is_float32(q: Any) -> bool:
+    """Whether a number is one of float32: of 24 bits, a multiple of 2^-149, and below 2^128."""
+    p, r = q.as_integer_ratio()
+    return p == 0 or ((p // (p & -p)).bit_length() <= 24 and (1 << 149) % r == 0 and abs(p) < r << 128)
+
+
 class Context:
     """What is known of the network over one box of inputs."""
 
-    def __init__(self, F: int, lower: list[int], upper: list[int]) -> None:
-        self.F, self.half = F, 1 << (F - 1)
+    def __init__(self, F: int, lower: list[int], upper: list[int], float32: bool = False) -> None:
+        self.F, self.half, self.float32 = F, 1 << (F - 1), float32
         self.lo, self.hi = lower, upper  # the box of all columns, and their sizes
         self.size = [max(abs(lo), abs(hi)) for lo, hi in zip(lower, upper, strict=True)]
         # Of each unstable neuron: bounds of zhat, its form, and nu / lambda where nothing else is given.
@@ -126,7 +145,20 @@ class Context:
         for W in inner:
             sources = forms = self.affine(W, [0] * len(W), sources, sizes)
             sizes = self.sizes(forms)
-        return self.affine(last, affine[1], sources, sizes)
+        forms = self.affine(last, affine[1], sources, sizes)
+        return self.computed(forms, affine, sizes) if self.float32 else forms
+
+    def computed(self, forms: list[Form], affine: Affine, sizes: list[int]) -> list[Form]:
+        """The forms of what any float32 execution computes for W z + bias: n products a row, in any order."""
+        (W,), biases, n = affine
+        F, A, found = self.F, sum(sizes), list[Form]()
+        for (E, beta, eps), row, b in zip(forms, W, biases, strict=True):
+            S = sum(abs(w) * sizes[j] for j, w in row.items()) + A + ((abs(b) + 1) << F)
+            lost = -(-(n + 2) * S // (((1 << 24) - n - 2) << F))  # n + 2 roundings, each of a share up to 2^-24
+            lost -= -(((2 * n + 4) << F) + sum(map(abs, row.values())) + n + A) >> 125  # flushed to zero
+            need((S >> F) + lost < 1 << (127 + F), "a float32 execution may overflow")
+            found.append((E, beta, eps + lost))
+        return found
 
     def interval(self, form: Form) -> tuple[int, int]:
         """Bounds of a form over the box of all columns."""
@@ -283,16 +315,21 @@ def check(proof: Proof, network: list[Affine], cases: list[Case], trace: list[An
         Stop: If the proof is not accepted.
     """
     header, F, trace = proof.header, proof.header["bits"], [] if trace is None else trace
-    kind = header["format"], header["version"], header["semantics"]
-    need(kind == ("milpverify-proof", 1, "real") and 16 <= F <= 4096, "it is of another format, version or semantics")
+    kind, float32 = (header["format"], header["version"]), header["semantics"] == "float32"
+    known = kind == ("milpverify-proof", 1) and (float32 or header["semantics"] == "real")
+    need(known and 16 <= F <= 4096, "it is of another format, version or semantics")
+    for product, bias, n in network if float32 else []:
+        need(0 < n < (1 << 20) - 2, "in float32: a layer that is not one operator of the file with one bias")
+        weights = itertools.chain(bias, *(row.values() for row in product[0]))
+        need(all(map(is_float32, weights)), "in float32: weights that are no float32 numbers")
     threshold, unproved, leaves, n_contexts = rational(header["threshold"]), set(range(len(cases))), [], 0
-    maps = [([rounded(W, F) for W in product], [near(b, F) for b in bias]) for product, bias in network]
+    maps = [([rounded(W, F) for W in product], [near(b, F) for b in bias], n) for product, bias, n in network]
     for group in header["groups"]:
         numbers = group["cases"]
         new = numbers and unproved.issuperset(numbers) and len(set(numbers)) == len(numbers)
         need(new, "a group has no cases, cases that are not there, or cases that are proved twice")
         unproved.difference_update(numbers)
-        box, *others = ([[down(q, F) for q in cases[i][0]], [-down(-q, F) for q in cases[i][1]]] for i in numbers)
+        box, *others = (rounded_box(cases[i], F, float32) for i in numbers)
         need(others == [box] * len(others), "the cases of a group have different boxes")
         split, at = [-1], [0.0]
         if "split" in group or "at" in group:
@@ -305,7 +342,7 @@ def check(proof: Proof, network: list[Affine], cases: list[Case], trace: list[An
                 i, t = split[place], down(at[place], F)
                 need(lower[i] <= t <= upper[i], f"a split of input {i} lies outside of its box")
                 (lower if second else upper)[i] = t
-            context = Context(F, lower, upper)
+            context = Context(F, lower, upper, float32)
             y = bound_layers(proof, part, context, maps, trace)
             sizes = context.sizes(y)
             claims = [context.affine(rounded(C, F), [near(-q - threshold, F) for q in d], y, sizes)
@@ -318,6 +355,13 @@ def check(proof: Proof, network: list[Affine], cases: list[Case], trace: list[An
     need(n_open == 0, f"{n_open} of {len(leaves)} leaves are not closed")
     need(not unproved, f"{len(unproved)} of {len(cases)} cases are left out")
     return n_contexts, len(leaves)
+
+
+def rounded_box(case: Case, F: int, float32: bool) -> list[list[int]]:
+    """The box of a case, rounded outward; in float32 to its numbers first."""
+    sides = case[0], [-q for q in case[1]]
+    lower, upper = (map(float32_at_most, side) if float32 else side for side in sides)
+    return [[down(q, F) for q in lower], [-down(q, F) for q in upper]]
 
 
 def bound_layers(proof: Proof, part: Any, context: Context, maps: list[Affine], trace: list[Any]) -> list[Form]:
@@ -614,9 +658,11 @@ class Chain:
     def __init__(self, shape: list[int]) -> None:
         self.shape, self.maps, self.matrices = shape, list[Affine](), list[Matrix]()
         self.bias = [Fraction(0)] * math.prod(shape)
+        self.kinds, self.n = "", 0  # W, b, ?: a matrix, a bias, another operator since the last ReLU; products a row
 
-    def push(self, W: Matrix, shape: list[int]) -> None:
-        """One more matrix; the bias so far goes through it exactly."""
+    def push(self, W: Matrix, shape: list[int], n: int) -> None:
+        """One more matrix, of sums of n products; the bias so far goes through it exactly."""
+        self.kinds, self.n = self.kinds + "W", n
         b = {i: q for i, q in enumerate(self.bias) if q}
         self.bias = [sum((Fraction(w) * b[j] for j, w in row.items() if j in b), Fraction(0)) for row in W]
         self.matrices, self.shape = [*self.matrices, W], shape
@@ -624,14 +670,15 @@ class Chain:
     def end(self) -> None:
         """The affine map ends here."""
         identity = [{i: 1} for i in range(len(self.bias))]
-        self.maps.append((self.matrices or [identity], self.bias))
-        self.matrices, self.bias = [], [Fraction(0)] * len(self.bias)
+        self.maps.append((self.matrices or [identity], self.bias, self.n if self.kinds in ("W", "Wb") else 0))
+        self.matrices, self.bias, self.kinds = [], [Fraction(0)] * len(self.bias), ""
 
     def shift(self, constant: Tensor, factor: float = 1) -> None:
         """One more constant times a factor, broadcast."""
         shape, values = [1] * (len(self.shape) - len(constant[0])) + constant[0], constant[1]
         fitting = len(shape) == len(self.shape) and all(c in (1, n) for c, n in zip(shape, self.shape, strict=True))
         need(fitting, f"adding a constant of shape {shape} to values of shape {self.shape}", 3)
+        self.kinds += ("b" if factor == 1 else "?") if any(values) else ""
         steps = [math.prod(shape[i + 1 :]) * (c > 1) for i, c in enumerate(shape)]
         places = (sum(map(mul, place, steps)) for place in itertools.product(*map(range, self.shape)))
         self.bias = [b + Fraction(factor) * Fraction(values[i]) for b, i in zip(self.bias, places, strict=True)]
@@ -644,7 +691,8 @@ class Chain:
         need(self.shape[-1:] == [n] == [math.prod(self.shape)] and m > 0, "a product with several rows", 3)
         exactly = (lambda w: w) if factor == 1 else (lambda w: Fraction(w) * Fraction(factor))
         lines = (values[j * n : j * n + n] if turned else values[j::m] for j in range(m))
-        self.push([{i: exactly(w) for i, w in enumerate(line) if w} for line in lines], [*self.shape[:-1], m])
+        self.push([{i: exactly(w) for i, w in enumerate(line) if w} for line in lines], [*self.shape[:-1], m], n)
+        self.kinds += "" if factor == 1 else "?"
 
     def convolve(self, kernel: Tensor, steps: list[int], pads: list[int], gaps: list[int], groups: int) -> None:
         """A two-dimensional convolution of a batch of one."""
@@ -664,7 +712,7 @@ class Chain:
                 if values[k] and 0 <= s < sides[0] and 0 <= t < sides[1]:
                     row[((f // (out // groups) * depth + c) * sides[0] + s) * sides[1] + t] = values[k]
             W.append(row)
-        self.push(W, [1, out, high, wide])
+        self.push(W, [1, out, high, wide], depth * math.prod(window))
 
     def step(self, op: str, at: int, rest: list[Tensor], options: dict[str, Any]) -> bool:
         """Apply an operator to the value so far, its input number `at`, and constants; False where it is not read."""
@@ -692,6 +740,7 @@ class Chain:
                 last = self.matrices.pop() if self.matrices else [{i: 1} for i in range(len(self.bias))]
                 self.matrices.append([{j: -w for j, w in row.items()} for row in last])
                 self.bias = [-b for b in self.bias]
+                self.kinds += "?"
             self.shift(rest[0], -1 if op == "Sub" and at == 0 else 1)
         elif op == "MatMul" and len(rest) == 1 and (at == 0 or len(shape) == 1):
             self.multiply(rest[0], turned=at)
@@ -785,7 +834,8 @@ def main(arguments: list[str]) -> int:
         proof = Proof(data, options.limit)
         need(rational(proof.header["threshold"]) >= threshold, f"it claims less than a slack of {threshold}")
         n_contexts, n_leaves = check(proof, network, cases)
-        status, reason = 0, f"{len(cases)} cases, {n_contexts} contexts, {n_leaves} leaves"
+        about = "every float32 execution" if proof.header["semantics"] == "float32" else "the real numbers"
+        status, reason = 0, f"{len(cases)} cases, {n_contexts} contexts, {n_leaves} leaves, for {about}"
     except Stop as stop:
         status, reason = stop.args
     except OSError as error:

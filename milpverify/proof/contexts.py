@@ -11,6 +11,7 @@ import numpy as np
 from milpverify.network.graph import Network
 from milpverify.proof.certificate import Context, Layer
 from milpverify.proof.fixed_point import Integers
+from milpverify.proof.float32 import float32_error
 from milpverify.proof.forms import AffineSteps, Columns, Forms, Value, masked_index
 from milpverify.proof.near_operators import near_bias
 from milpverify.proof.walk import HiddenLayer, hidden_layer, walk
@@ -53,10 +54,11 @@ class NetworkInIntegers:
     Args:
         net: The network.
         integers: The arithmetic.
+        float32: Whether every float32 execution is meant; the network must be one without `float32_obstacle`.
     """
 
-    def __init__(self, net: Network, integers: Integers) -> None:
-        self.net, self.integers = net, integers
+    def __init__(self, net: Network, integers: Integers, float32: bool = False) -> None:
+        self.net, self.integers, self.float32 = net, integers, float32
         self.steps = AffineSteps(integers)
 
     @cached_property
@@ -88,7 +90,7 @@ class NetworkInIntegers:
             told = [
                 _layer_of(context, k, affine.size, net, name) for context, name in zip(contexts, names, strict=True)
             ]
-            forms = self.steps.forms(affine.blocks, self.biases[k], values, columns)
+            forms = self._forms(k, values, columns)
             lo, hi = self.steps.interval(forms, columns)
             if k and any(layer.rule == "crown" for layer in told):
                 lo, hi = self._walked(
@@ -104,11 +106,23 @@ class NetworkInIntegers:
             lowers.append(lo)
             uppers.append(hi)
             valids.append(valid)
-        y = self.steps.forms(net.output.blocks, self.biases[-1], values, columns)
+        y = self._forms(len(net.layers), values, columns)
         places = tuple(
             np.flatnonzero(row) for row in np.concatenate([np.zeros((batch, 0), dtype=bool), *valids], axis=1)
         )
         return BoundedBoxes(columns, tuple(layers), tuple(lowers), tuple(uppers), self.steps.whole(y, columns), places)
+
+    def _forms(self, k: int, values: Sequence[Value], columns: Columns) -> Forms:
+        """The expressions of the pre-activations of layer k, from 0; of the output for the last."""
+        affine, bias = (*self.net.layers, self.net.output)[k], self.biases[k]
+        forms = self.steps.forms(affine.blocks, bias, values, columns)
+        if not self.float32:
+            return forms
+        ((source, op),) = affine.blocks
+        e, finite = float32_error(self.integers, self.steps.near(op), op.fan_in, bias, values[source].size)
+        if not finite.all():
+            raise RejectedError(f"layer {affine.name or k + 1} may overflow in float32")
+        return Forms(forms.E, forms.beta, self.integers.narrow(forms.eps + e))
 
     def _walked(
         self,

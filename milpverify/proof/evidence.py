@@ -239,8 +239,9 @@ class Proof:
     check_seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: `bits`, `threshold` ("p/q"), the counts and the seconds."""
+        """JSON-ready: `semantics`, `bits`, `threshold` ("p/q"), the counts and the seconds."""
         return {
+            "semantics": self.certificate.semantics,
             "bits": self.certificate.bits,
             "threshold": str(self.certificate.threshold),
             "cases": self.n_cases,

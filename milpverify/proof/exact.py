@@ -25,6 +25,7 @@ from milpverify.proof.fixed_point import (
     nearest,
     python_array,
 )
+from milpverify.proof.float32 import float32_at_most, float32_obstacle
 from milpverify.proof.forms import Forms
 from milpverify.proof.leaves import leaf_values
 from milpverify.proof.machine_words import MachineIntegers
@@ -80,7 +81,8 @@ def check_exact(
 ) -> CheckResult:
     """Check that a certificate proves: the least slack max_i (C_i y - d_i) of every case exceeds a threshold.
 
-    Exact: every number is an integer, and an accepted claim is true over the real numbers.
+    Exact: every number is an integer, and an accepted claim is true over the real numbers, and of every float32
+    execution as well where the certificate's semantics say so.
 
     Args:
         certificate: The proof.
@@ -120,7 +122,7 @@ class _Check:
 
     def __init__(self, certificate: Certificate, net: Network, prop: Property, trace: bool, machine: bool) -> None:
         self.certificate, self.net, self.prop, self.trace = certificate, net, prop, trace
-        self.bits = certificate.bits
+        self.bits, self.float32 = certificate.bits, certificate.semantics == "float32"
         self.kinds: list[type[Integers]] = [MachineIntegers, PythonIntegers] if machine else [PythonIntegers]
         self.networks: dict[type[Integers], NetworkInIntegers] = {}
         self.rows: dict[tuple[type[Integers], int], tuple[Dense, np.ndarray]] = {}
@@ -136,6 +138,9 @@ class _Check:
             raise RejectedError("network and property have different numbers of inputs or outputs")
         if self.certificate.threshold < threshold:
             raise RejectedError(f"the threshold {self.certificate.threshold} of the proof is less than {threshold}")
+        obstacle = float32_obstacle(net) if self.float32 else ""
+        if obstacle:
+            raise RejectedError(f"in float32: {obstacle}")
         listed = sorted(case for group in self.certificate.groups for case in group.cases)
         if listed != list(range(len(prop.cases))):
             raise RejectedError(f"the cases of the proof are not the {len(prop.cases)} of the property, each once")
@@ -156,8 +161,10 @@ class _Check:
         """The box of a case, rounded outward."""
         region = self.prop.cases[case].region
         if id(region) not in self.boxes:
-            lower = [below(q, self.bits) for q in region.exact_lower]
-            self.boxes[id(region)] = lower, [-below(-q, self.bits) for q in region.exact_upper]
+            lower, minus_upper = list(region.exact_lower), [-q for q in region.exact_upper]
+            if self.float32:
+                lower, minus_upper = (list(map(float32_at_most, side)) for side in (lower, minus_upper))
+            self.boxes[id(region)] = [below(q, self.bits) for q in lower], [-below(q, self.bits) for q in minus_upper]
         return self.boxes[id(region)]
 
     def _batch_size(self) -> int:
@@ -204,7 +211,7 @@ class _Check:
     ) -> list[tuple[tuple[list[list[int]], list[list[int]]], list[list[int | None]]]]:
         """Bounds and V of every context, in one arithmetic."""
         if kind not in self.networks:
-            self.networks[kind] = NetworkInIntegers(self.net, kind(self.bits))
+            self.networks[kind] = NetworkInIntegers(self.net, kind(self.bits), self.float32)
         network = self.networks[kind]
         integers = network.integers
         lower, upper = (integers.narrow(np.stack([python_array(box[side]) for box in boxes])) for side in (0, 1))

@@ -14,6 +14,7 @@ GRADE_MEANS = {
     Grade.SOLVER_TRUSTED: "on the MILP solver's word, within its tolerances",
     Grade.REPLAYED: "replayed in exact arithmetic",
 }
+SEMANTICS_MEAN = {"real": "over the real numbers", "float32": "for every float32 execution"}
 
 
 def number(value: float | None) -> str:
@@ -78,8 +79,8 @@ def show_certified(screen: Screen, proof: Proof | None, why_not: str) -> None:
 
 def _proof_in_words(proof: Proof) -> str:
     return (
-        f"{proof.n_cases} cases, {proof.n_contexts} boxes, {proof.n_leaves} leaves, found in {proof.seconds:.2f} s, "
-        f"checked in {proof.check_seconds:.2f} s"
+        f"{SEMANTICS_MEAN[proof.certificate.semantics]}; {proof.n_cases} cases, {proof.n_contexts} boxes, "
+        f"{proof.n_leaves} leaves, found in {proof.seconds:.2f} s, checked in {proof.check_seconds:.2f} s"
     )
 
 

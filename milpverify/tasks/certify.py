@@ -7,9 +7,10 @@ is handed on.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -20,11 +21,14 @@ from milpverify.bounds.backward import Crown
 from milpverify.bounds.compute import compute_bounds
 from milpverify.bounds.nodes import NodeProblem
 from milpverify.bounds.problem import DualProblem
+from milpverify.bounds.semantics import REAL, Float32
 from milpverify.bounds.small import folded_rows, small_problem
+from milpverify.errors import OptionError
 from milpverify.network.graph import Bounds, Network
 from milpverify.proof.certificate import Certificate, Context, Group, LeafTree, PlaneSet
 from milpverify.proof.evidence import Proof, float_at_least, float_at_most
 from milpverify.proof.exact import ContextTrace, check_exact
+from milpverify.proof.float32 import float32_at_most, float32_obstacle
 from milpverify.search.box_proof import BoxTree
 from milpverify.search.phase_proof import PhaseProver
 from milpverify.spec.box import Box
@@ -33,6 +37,9 @@ from milpverify.spec.store import property_fingerprint
 from milpverify.tasks.prepare import check_fit
 from milpverify.tasks.progress import Clock, OnProgress
 
+SEMANTICS = ("real", "float32", "both")
+GROWN = 3  # times that a tree over phases is grown in float32, with room for what the checker found missing
+INTERRUPTED = "interrupted"  # the reason after Ctrl-C
 BITS = (40, 64, 128, 512)  # tried one after the other, where a margin is within rounding
 
 
@@ -85,6 +92,7 @@ def certify(
     prop: Property,
     *,
     threshold: Fraction | float = 0,
+    semantics: str = "real",
     time_limit_s: float | None = None,
     prover: Prover | None = None,
     on_progress: OnProgress | None = None,
@@ -95,6 +103,8 @@ def certify(
         net: The network.
         prop: What must not happen. Regions that are no boxes count as the box around them.
         threshold: In units of y, taken as its exact value.
+        semantics: "real" numbers; every "float32" execution, which includes them; or "both": float32 in half of the
+            time where the network allows it, else real.
         time_limit_s: Wall time; None for no limit.
         prover: How; `Prover()` when None.
         on_progress: Called as the work goes on.
@@ -104,24 +114,37 @@ def certify(
 
     Raises:
         PropertyError: If the property does not fit the network.
-        OptionError: If the time limit is not positive.
+        OptionError: If the time limit is not positive, or there are no such semantics.
     """
     clock = Clock("certify", time_limit_s, on_progress)
     check_fit("certify", net, prop)
-    return certify_within(net, prop, prover or Prover(), clock, Fraction(threshold))
+    return certify_within(net, prop, prover or Prover(), clock, Fraction(threshold), semantics)
 
 
 def certify_within(
-    net: Network, prop: Property, prover: Prover, clock: Clock, threshold: Fraction = Fraction(0)
+    net: Network,
+    prop: Property,
+    prover: Prover,
+    clock: Clock,
+    threshold: Fraction = Fraction(0),
+    semantics: str = "real",
 ) -> Certified:
     """`certify` as a part of another task, whose clock ends it."""
-    work = _Work(net, prop, threshold, prover, clock)
+    check_semantics(semantics)
+    if semantics == "both":
+        if not clock.out and not float32_obstacle(net):
+            half = clock.part(None if math.isinf(clock.left) else clock.left / 2, lambda progress: progress)
+            found = certify_within(net, prop, prover, half, threshold, "float32")
+            if found.proof is not None or found.reason == INTERRUPTED:
+                return replace(found, seconds=clock.seconds)
+        return certify_within(net, prop, prover, clock, threshold)
+    work = _Work(net, prop, threshold, prover, clock, semantics == "float32")
     proof, reason = None, ""
     with clock.interrupt:
         try:
             proof = work.proof()
         except _OpenError as open_:
-            reason = "interrupted" if clock.interrupt.pending else str(open_)
+            reason = INTERRUPTED if clock.interrupt.pending else str(open_)
     return Certified(proof, reason, clock.seconds)
 
 
@@ -132,16 +155,23 @@ class _Work:
     threshold: Fraction
     prover: Prover
     clock: Clock
+    float32: bool
 
     def proof(self) -> Proof:
         """Write down what there is, ask the checker, and search on where it finds leaves open."""
+        obstacle = float32_obstacle(self.net) if self.float32 else ""
+        if obstacle:
+            raise _OpenError(f"in float32: {obstacle}")
+        semantics = "float32" if self.float32 else "real"
         index = {id(case): i for i, case in enumerate(self.prop.cases)}
         parts = [_Part(self, cases, tuple(index[id(case)] for case in cases)) for cases in self.prop.groups()]
         bits = list(self.prover.bits)
+        if self.float32:  # what executions lose is far more than what 64 bits do
+            bits = [b for b in bits if b <= 64] or bits[:1]
         while True:
             groups = tuple(part.written() for part in parts)
             made_by, names = f"milpverify {__version__}", (self.net.fingerprint, property_fingerprint(self.prop))
-            certificate = Certificate(bits[0], groups, self.threshold, *names, made_by)
+            certificate = Certificate(bits[0], groups, self.threshold, *names, made_by, semantics=semantics)
             self.clock.tell("checker", f"{sum(len(group.contexts) for group in groups)} boxes")
             check = check_exact(certificate, self.net, self.prop, self.threshold, trace=True)
             if check.accepted:
@@ -152,6 +182,8 @@ class _Work:
             for part, group in zip(parts, groups, strict=True):
                 mine = [next(traces, None) for _ in group.contexts]
                 searched |= part.search_on(mine, bits[0])
+            if self.clock.out:
+                raise _OpenError("time ran out")
             if not searched:
                 del bits[0]
             if not bits:
@@ -171,10 +203,11 @@ class _Part:
         if any(not len(case.unsafe.d) for case in cases):
             raise _OpenError(f"{_name(cases[0])}: every output is unsafe")
         self._work, self._numbers = work, numbers
-        self._cases = tuple(_shifted(case, work.threshold) for case in cases)
+        self._cases = tuple(_shifted(case, work.threshold, work.float32) for case in cases)
         rows = _best_rows(work.net, self._cases)
         self._trees = [_leaf(case, row) for case, row in zip(self._cases, rows, strict=True)]
         self._planes: list[PlaneSet] = []
+        self._grown, self._room = [0] * len(cases), [0.0] * len(cases)
         self._boxes: BoxTree | None = None
         self._leaves = np.zeros(1, dtype=int)
 
@@ -205,9 +238,11 @@ class _Part:
             self._boxes = BoxTree(self._work.net, self._cases, bounds)
             self._grow(self._boxes)
             return True
-        again = [i for i in _open(traces[0]) if self._trees[i].alpha is None]
+        most = GROWN if self._work.float32 else 1  # over the real numbers more bits are the remedy
+        again = [i for i in _open(traces[0]) if self._grown[i] < most]
         for place, i in enumerate(again):
-            self._close(i, bounds, len(again) - place - 1)
+            lost = _shortfall(traces[0], i, bits) if self._grown[i] else 0.0  # what the search did not account for
+            self._close(i, bounds, len(again) - place - 1, lost)
         return bool(again)
 
     @property
@@ -224,15 +259,20 @@ class _Part:
         if not tree.grow(prover.box_batch, prover.most_boxes, time.monotonic() + clock.left, tell):
             raise _OpenError(f"{_name(self._cases[0])}: {self._why('boxes')}")
 
-    def _close(self, i: int, bounds: Bounds, left: int) -> None:
-        """A tree over phases for case i."""
+    def _close(self, i: int, bounds: Bounds, left: int, lost: float) -> None:
+        """A tree over phases for case i, with room for what the checker has found missing from the last one."""
         case, clock, net = self._cases[i], self._work.clock, self._work.net
         clock.tell("tree", case.name, unstable=sum(bounds.n_unstable), left=left)
-        problem, k = DualProblem.of(net, case.region, bounds), len(net.layers) + 1
+        self._room[i] += 2.0 * lost
+        semantics = Float32() if self._work.float32 else REAL
+        problem, k = DualProblem.of(net, case.region, bounds, semantics), len(net.layers) + 1
         small = small_problem(problem, k, folded_rows(problem, k, case.unsafe.C))
-        found = self._work.prover.phases.close(NodeProblem.of(small, case.unsafe.d), time.monotonic() + clock.left)
+        found = self._work.prover.phases.close(
+            NodeProblem.of(small, case.unsafe.d + self._room[i]), time.monotonic() + clock.left
+        )
         if found is None:
             raise _OpenError(f"{_name(case)}: {self._why('phases')}")
+        self._grown[i] += 1
         self._trees[i], own = found.written(len(self._planes))
         if own is not None:
             self._planes.append(own)
@@ -241,14 +281,28 @@ class _Part:
         return "time ran out" if self._work.clock.out else f"no tree over {over} closes it within its limits"
 
 
+def check_semantics(semantics: str) -> None:
+    """Refuse semantics that no proof is about.
+
+    Raises:
+        OptionError: If there are none of that name.
+    """
+    if semantics not in SEMANTICS:
+        raise OptionError(f"proof: semantics must be one of {', '.join(SEMANTICS)}, got {semantics!r}.")
+
+
 def _name(case: Case) -> str:
     return case.name or "the case"
 
 
-def _shifted(case: Case, threshold: Fraction) -> Case:
-    """The case with the threshold on its right-hand sides, over the box around its region."""
+def _shifted(case: Case, threshold: Fraction, float32: bool) -> Case:
+    """The case with the threshold on its right-hand sides, over the box around its region (of float32 numbers)."""
     rights = tuple(d + threshold for d in case.unsafe.d_exact or ())
     region = case.region if isinstance(case.region, Box) and case.region.is_box else _box(case)
+    if float32:
+        sides = zip(region.exact_lower, region.exact_upper, strict=True)
+        lower, upper = zip(*((float(float32_at_most(l)), -float(float32_at_most(-u))) for l, u in sides), strict=True)
+        region = Box(np.array(lower), np.array(upper))
     return Case(region, Polyhedron(case.unsafe.C, np.zeros(len(rights)), rights), case.name)
 
 
@@ -259,6 +313,11 @@ def _box(case: Case) -> Box:
 def _open(trace: ContextTrace) -> list[int]:
     """The cases that have an open leaf in a context."""
     return [i for i, values in enumerate(trace.values) if any(v is not None and v <= 0 for v in values)]
+
+
+def _shortfall(trace: ContextTrace, i: int, bits: int) -> float:
+    """How far below 0 the lowest leaf of a case is."""
+    return -float(Fraction(min(v for v in trace.values[i] if v is not None), 1 << 2 * bits))
 
 
 def _as_floats(trace: ContextTrace, bits: int) -> Bounds:

@@ -95,6 +95,7 @@ def verify(
     on_progress: OnProgress | None = None,
     checkpoint: Checkpoint | Path | str | None = None,
     prove: Prover | bool = False,
+    prove_semantics: str = "both",
     cross_check: Solver | bool = False,
 ) -> Verdict:
     """Decide whether some input of a property's regions reaches its unsafe set. Exact, within the grade it states.
@@ -112,6 +113,8 @@ def verify(
         on_progress: Called as the work goes on.
         checkpoint: A file that the search is saved to, and gone on from if it exists; None for none.
         prove: Whether to follow Holds up with a proof for others to check, and how (`certify`), in the time left.
+        prove_semantics: What the proof is about, as in `certify`: "real", "float32", or "both", the stronger of them
+            that is found. The verdict itself is about real numbers.
         cross_check: Whether a second solver must confirm, in the time left, each case that would rest on the first
             one's word, and which: CBC if True, HiGHS where CBC is the first. If they disagree, the verdict is Unknown;
             if the second one does not finish, the verdict stands, and says so.
@@ -137,7 +140,9 @@ def verify(
     verdict = _verdict(net, prop, states, witness, clock, onnx_path)
     if second is not None and isinstance(verdict, Holds):
         verdict = _cross_checked(net, verdict, states, method, second, clock)
-    return _proved(net, prop, verdict, prove, clock) if prove and isinstance(verdict, Holds) else verdict
+    if not prove or not isinstance(verdict, Holds):
+        return verdict
+    return _proved(net, prop, verdict, (prove, prove_semantics), clock)
 
 
 def _second_solver(method: Verifier, cross_check: Solver | bool) -> Solver | None:
@@ -180,14 +185,15 @@ def _cross_checked(
     )
 
 
-def _proved(net: Network, prop: Property, verdict: Holds, prove: Prover | bool, clock: Clock) -> Holds:
+def _proved(net: Network, prop: Property, verdict: Holds, wanted: tuple[Prover | bool, str], clock: Clock) -> Holds:
     """The verdict with a proof, or with why there is none."""
     from milpverify.tasks.certify import Prover, certify_within
 
     if clock.out:
         return replace(verdict, unproved="time ran out before a proof was looked for")
     part = clock.part(None if math.isinf(clock.left) else clock.left, lambda progress: progress)
-    found = certify_within(net, prop, prove if isinstance(prove, Prover) else Prover(), part)
+    prover = wanted[0] if isinstance(wanted[0], Prover) else Prover()
+    found = certify_within(net, prop, prover, part, semantics=wanted[1])
     if found.proof is None:
         return replace(verdict, unproved=found.reason, seconds=clock.seconds)
     return replace(verdict, grade=Grade.PROOF_CHECKED, proof=found.proof, seconds=clock.seconds)

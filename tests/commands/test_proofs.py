@@ -123,3 +123,34 @@ def test_a_margin_is_proved_up_to_its_exact_value_and_no_further(tmp_path: Path)
 def test_prove_needs_a_place_for_its_proof(capsys: pytest.CaptureFixture[str], files: list[str]) -> None:
     assert main(["prove", *files[1:]]) == 2
     assert "Give --out FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "semantics", "words"),
+    [
+        ([], "float32", "for every float32 execution"),
+        (["--semantics", "float32"], "float32", "for every float32 execution"),
+        (["--semantics", "real"], "real", "over the real numbers"),
+    ],
+)
+def test_every_answer_says_what_a_proof_is_about(
+    capsys: pytest.CaptureFixture[str], files: list[str], asked: list[str], semantics: str, words: str
+) -> None:
+    result = result_of(capsys, "verify", *files[1:], "--proof", files[0], *asked)
+    assert result["semantics"] == "real" and result["proof"]["semantics"] == semantics
+    assert result_of(capsys, "check", *files)["semantics"] == semantics
+    for command in (["check", *files], ["verify", *files[1:], "--proof", files[0], *asked]):
+        assert main(command) == 0
+        assert words in capsys.readouterr().out
+    assert main(["check", *files, "--standalone"]) == 0
+    assert f"for {words.split(' ', 1)[1]}" in capsys.readouterr().out
+
+
+def test_prove_is_about_the_real_numbers_unless_asked(capsys: pytest.CaptureFixture[str], files: list[str]) -> None:
+    for asked, semantics in (
+        ([], "real"),
+        (["--semantics", "both"], "float32"),
+        (["--semantics", "float32"], "float32"),
+    ):
+        result = result_of(capsys, "prove", *files[1:], "--out", files[0], *asked)
+        assert result["proof"]["semantics"] == semantics

@@ -46,15 +46,19 @@ def reals(rng: np.random.Generator, rows: int, columns: int, scale: float) -> np
 
 
 def random_certificate(
-    rng: np.random.Generator, net: mv.Network, prop: Property, bits: int, threshold: Fraction = Fraction(0)
+    rng: np.random.Generator,
+    net: mv.Network,
+    prop: Property,
+    bits: int,
+    threshold: Fraction = Fraction(0),
+    semantics: str = "real",
 ) -> Certificate:
     """A certificate of the right shapes that uses everything the format has."""
     groups = []
     for part in ([1], [0, 2]):
         region = prop.cases[part[0]].region
-        literal = Literal(bits)
-        lo = [literal.down(q) for q in region.exact_lower]
-        hi = [-literal.down(-q) for q in region.exact_upper]
+        literal = Literal(bits, semantics == "float32")
+        lo, hi = literal.box(region)
         split = random_tree(rng, net.n_inputs, 2) if rng.random() < 0.7 else [-1]
         at = _places(rng, split, region)
         n_leaves = split.count(-1)
@@ -62,12 +66,12 @@ def random_certificate(
             tuple(part), (Context((LeafTree(),) * len(part)),) * n_leaves, np.array(split, dtype=np.int32), at
         )
         boxes = input_boxes(group, lo, hi, bits, "")
-        contexts = tuple(_random_context(rng, net, [prop.cases[i] for i in part], bits, box) for box in boxes)
+        contexts = tuple(_random_context(rng, net, [prop.cases[i] for i in part], literal, box) for box in boxes)
         single = len(split) == 1
         groups.append(
             replace(group, contexts=contexts, split=None if single else group.split, at=None if single else at)
         )
-    return Certificate(bits, tuple(groups), threshold, made_by="a test")
+    return Certificate(bits, tuple(groups), threshold, made_by="a test", semantics=semantics)
 
 
 def _places(rng: np.random.Generator, split: list[int], region: mv.Region) -> np.ndarray:
@@ -87,10 +91,14 @@ def _places(rng: np.random.Generator, split: list[int], region: mv.Region) -> np
 
 
 def _random_context(
-    rng: np.random.Generator, net: mv.Network, cases: Sequence[Case], bits: int, box: tuple[list[int], list[int]]
+    rng: np.random.Generator,
+    net: mv.Network,
+    cases: Sequence[Case],
+    literal: Literal,
+    box: tuple[list[int], list[int]],
 ) -> Context:
     layers = [Layer("crown" if rng.random() < 0.6 else "interval") for _ in net.layers]
-    literal, plain = Literal(bits), rng.random() < 0.3
+    plain = rng.random() < 0.3
     if plain:
         layers = [Layer() for _ in net.layers]
     for k, layer in enumerate(layers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -9,6 +10,8 @@ from fractions import Fraction
 import numpy as np
 
 import milpverify as mv
+from milpverify.network.convolution import Conv2d
+from milpverify.network.graph import Affine
 from milpverify.network.operators import LinearOperator, Product, Sum
 from milpverify.proof.certificate import Certificate, Group, Layer, LeafTree, PlaneSet
 
@@ -54,8 +57,8 @@ class Bounded:
 class Literal:
     """The arithmetic for one F."""
 
-    def __init__(self, bits: int) -> None:
-        self.F = bits
+    def __init__(self, bits: int, float32: bool = False) -> None:
+        self.F, self.float32 = bits, float32
 
     def rnd(self, n: int) -> int:
         return (n + (1 << (self.F - 1))) >> self.F
@@ -71,6 +74,12 @@ class Literal:
 
     def down(self, q: Fraction) -> int:
         return (q * 2**self.F).__floor__()
+
+    def box(self, region: mv.Region) -> tuple[Row, Row]:
+        lowest, highest = region.exact_lower, [-q for q in region.exact_upper]
+        if self.float32:
+            lowest, highest = [single(q) for q in lowest], [single(q) for q in highest]
+        return [self.down(q) for q in lowest], [-self.down(q) for q in highest]
 
     def reals(self, array: np.ndarray) -> list[list[Fraction]]:
         divisor = 255.0 if array.dtype == np.uint8 else 1.0
@@ -109,9 +118,30 @@ class Literal:
             found.append(Expression([self.rnd(e) for e in E], b + self.rnd(beta), self.up(eps) + lost))
         return found
 
-    def bias(self, affine: object) -> Row:
-        total = [Fraction(0)] * affine.size  # type: ignore[attr-defined]
-        for op, vector in affine.bias_terms:  # type: ignore[attr-defined]
+    def computed(
+        self, forms: list[Expression], affine: Affine, values: list[tuple[list[Expression], Row]]
+    ) -> list[Expression]:
+        """In float32, e_i is added to every eps_i of an affine step of one operator."""
+        if not self.float32:
+            return forms
+        ((source, op),) = affine.blocks
+        A = values[source][1]
+        n = math.prod(op.kernel.shape[1:]) if isinstance(op, Conv2d) else op.in_size
+        k = n + 2
+        found = []
+        for v, row, b in zip(forms, self.matrix(op), self.bias(affine), strict=True):
+            S = sum(abs(w) * a for w, a in zip(row, A, strict=True)) + sum(A) + ((abs(b) + 1) << self.F)
+            first = Fraction(k * S, (2**24 - k) * 2**self.F)
+            second = Fraction(((2 * n + 4) << self.F) + sum(abs(w) for w in row) + n + sum(A), 2**125)
+            e = first.__ceil__() + second.__ceil__()
+            if (S >> self.F) + e >= 2 ** (127 + self.F):
+                raise ValueError("a float32 execution may overflow")
+            found.append(Expression(v.E, v.beta, v.eps + e))
+        return found
+
+    def bias(self, affine: Affine) -> Row:
+        total = [Fraction(0)] * affine.size
+        for op, vector in affine.bias_terms:
             values = [Fraction(float(v)) for v in vector]
             if op is not None:
                 values = _times(op, values)
@@ -173,7 +203,7 @@ class Literal:
         for k, affine in enumerate(net.layers):
             layer = Layer() if told is None else told[k]
             sources = [part for j, op in affine.blocks for part in self.sources(op, *values[j], c)]
-            forms = self.step(sources, self.bias(affine), c)
+            forms = self.computed(self.step(sources, self.bias(affine), c), affine, values)
             lows, highs = [], []
             for v in forms:
                 l, h = self.interval(v, c)
@@ -206,7 +236,7 @@ class Literal:
             c.lower.append(lows)
             c.upper.append(highs)
         sources = [part for j, op in net.output.blocks for part in self.sources(op, *values[j], c)]
-        return c, self.step(sources, self.bias(net.output), c)
+        return c, self.computed(self.step(sources, self.bias(net.output), c), net.output, values)
 
     def leaves(
         self, case: mv.Case, tree: LeafTree, sets: tuple[PlaneSet, ...], c: Bounded, y: list[Expression], t: Fraction
@@ -263,7 +293,7 @@ class Leaf:
 
 def check(certificate: Certificate, net: mv.Network, prop: mv.Property) -> list[tuple[list[Row], list[Row], list]]:
     """Lower and upper bounds of the layers and the V of every tree's leaves, a triple a context."""
-    literal = Literal(certificate.bits)
+    literal = Literal(certificate.bits, certificate.semantics == "float32")
     found = []
     for group in certificate.groups:
         for (lo, hi), context in zip(_boxes(group, prop, literal), group.contexts, strict=True):
@@ -278,7 +308,7 @@ def check(certificate: Certificate, net: mv.Network, prop: mv.Property) -> list[
 
 def _boxes(group: Group, prop: mv.Property, literal: Literal) -> list[tuple[Row, Row]]:
     region = prop.cases[group.cases[0]].region
-    root = [literal.down(q) for q in region.exact_lower], [-literal.down(-q) for q in region.exact_upper]
+    root = literal.box(region)
     if group.split is None or group.at is None:
         return [root]
     entries = list(zip(group.split.tolist(), group.at.tolist(), strict=True))
@@ -293,6 +323,16 @@ def _boxes(group: Group, prop: mv.Property, literal: Literal) -> list[tuple[Row,
         return first + tree([t if c == i else v for c, v in enumerate(lo)], hi)
 
     return tree(*root)
+
+
+def single(q: Fraction) -> Fraction:
+    """The greatest float32 number at most q, which lies in their range."""
+    near = np.float32(float(q))
+    while Fraction(float(near)) > q:
+        near = np.nextafter(near, np.float32(-np.inf))
+    while Fraction(float(above := np.nextafter(near, np.float32(np.inf)))) <= q:
+        near = above
+    return Fraction(float(near))
 
 
 def _phases(split: np.ndarray | None) -> list[tuple[frozenset[int], frozenset[int]]]:

@@ -138,7 +138,7 @@ def test_the_least_header_is_read() -> None:
         (changed(version=True), "version"),
         (changed(version=2), "version"),
         (changed(format="proof"), "format"),
-        (changed(semantics="float32"), "semantics"),
+        (changed(semantics="float64"), "semantics"),
         (changed(threshold="0.5"), "p/q"),
         (changed(threshold="1/0"), "zero"),
         (changed(threshold="1/-2"), "p/q"),

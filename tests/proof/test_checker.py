@@ -139,7 +139,7 @@ def test_every_case_needs_its_proof(seed: int) -> None:
 def forward(maps: list[checker.Affine], x: list[Fraction]) -> list[list[Fraction]]:
     """zhat of every layer and y, exactly."""
     values = []
-    for k, (matrices, bias) in enumerate(maps):
+    for k, (matrices, bias, _) in enumerate(maps):
         x = [max(v, Fraction(0)) for v in x] if k else x
         for W in matrices:
             x = [sum((Fraction(w) * x[j] for j, w in row.items()), Fraction(0)) for row in W]
@@ -418,7 +418,7 @@ HEADERS: dict[str, Callable[[dict[str, Any]], None]] = {
     "other version": put(2, "version"),
     "true for a version": put(True, "version"),
     "a float for a version": put(1.0, "version"),
-    "other semantics": put("float32", "semantics"),
+    "other semantics": put("float64", "semantics"),
     "few bits": put(15, "bits"),
     "many bits": put(4097, "bits"),
     "bits as a float": put(40.0, "bits"),
@@ -613,7 +613,7 @@ def test_a_smaller_threshold_does_not_do(
 def same_network(maps: list[checker.Affine], net: Network) -> None:
     """Assert that the checker reads the canonical form of the package."""
     assert len(maps) == len(net.layers) + 1
-    for (matrices, bias), affine in zip(maps, (*net.layers, net.output), strict=True):
+    for (matrices, bias, _), affine in zip(maps, (*net.layers, net.output), strict=True):
         ((_, op),) = affine.blocks
         factors = op.factors[::-1] if isinstance(op, Product) else (op,)
         assert len(matrices) == len(factors)
