@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 INPUTS_SHARE = 4.0  # as much time for boxes as for phases where few inputs are free
 HEAD_START_S = 0.5  # of the boxes
-LARGEST_BESIDE = 3e5  # inputs of unstable neurons: with more, phases get their turn once boxes have ended without answer
+LARGEST_BESIDE = 3e5  # inputs of unstable neurons: with more, phases wait until boxes have ended without an answer
 FIRST_STEPS = 15  # of the ascent at the root in the first try: its nodes climb on from there
 LARGEST_TRY = 64e6  # nodes of the first try times inputs of unstable neurons: about a second
 LARGEST_ROWS = 2e7  # inputs of unstable neurons: what an ascent on one row may be asked for
