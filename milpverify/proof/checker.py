@@ -247,6 +247,8 @@ class Proof:
         start = 8 + int.from_bytes(body[:8], "little")
         self.header = read_json(bytes(body[8:start]).decode())
         need(fits(self.header, HEADER), "its header has unknown keys, lacks some, or holds values of other types")
+        rationals = re.fullmatch("-?[0-9]{1,4000}(/[0-9]{1,4000})?", self.header["threshold"])
+        need(rationals, "its threshold is not written as p/q")
         self.arrays: list[tuple[str, list[int], Sequence[Any]]] = []
         for dtype, shape in ((entry["dtype"], entry["shape"]) for entry in self.header["arrays"]):
             values = array.array(CODES[dtype])

@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from milpverify.bounds.node_parts import Multipliers
 from milpverify.bounds.nodes import NodeProblem
+from milpverify.errors import InputError, SolverError
 from milpverify.proof.certificate import LeafTree, PlaneSet
 from milpverify.search.bounding import Ascending
 from milpverify.search.domain import Nodes, Pool
+from milpverify.search.node_lp import NodeLp
 from milpverify.search.planes import raised_planes
 
 LAST_STEPS = 200  # of the ascent on a node without free neurons
@@ -29,7 +32,7 @@ class Closed:
 
     Attributes:
         phase: +1 where a leaf has a neuron active, -1 inactive, 0 where it is free, (leaves, N).
-        alpha, beta, theta, mu: As of `bounds.nodes.Multipliers`, in single precision.
+        alpha, beta, theta, mu: As of `bounds.nodes.Multipliers`; in single precision where that is enough.
         planes: Slopes P of a plane for each neuron, (N, columns), single precision.
         lower: Least bound of a leaf.
     """
@@ -93,13 +96,18 @@ class PhaseProver:
         problem, theta, P = self._planed(problem, ends)
         done: list[Nodes] = []
         nodes = self._bounded(problem, _root(problem, theta), self.root_steps)
-        pool, count = Pool(nodes, self.budget_bytes), 1
+        pool, count, last = Pool(nodes, self.budget_bytes), 1, _LastPrograms(problem)
         while True:
             closed = nodes.lower > 0.0
-            done.append(_slim(nodes[closed]))
+            done.append(_slim(problem, nodes[closed]))
             nodes = nodes[~closed]
-            if (~nodes.free.any(axis=1)).any():
-                return None
+            stuck = ~nodes.free.any(axis=1)
+            if stuck.any():
+                solved = last.bound(nodes[stuck])
+                if not (solved.lower > 0.0).all():
+                    return None
+                done.append(solved)
+                nodes = nodes[~stuck]
             pool.push(nodes)
             if not len(pool):
                 break
@@ -130,6 +138,41 @@ class PhaseProver:
         if last.any():
             nodes = nodes.replaced(last, self.ascents.bound(problem, nodes[last], LAST_STEPS)[0])
         return nodes
+
+
+class _LastPrograms:
+    """LPs of nodes whose every neuron has a phase: exact up to float64, where ascents end a little below.
+
+    Args:
+        problem: Of all nodes.
+    """
+
+    def __init__(self, problem: NodeProblem) -> None:
+        self._problem = problem
+        self._lp: NodeLp | None = None
+
+    def bound(self, nodes: Nodes) -> Nodes:
+        """The nodes with the LPs' multipliers, and what these prove, in double precision."""
+        found = [self._one(nodes.l[i], nodes.u[i]) for i in range(len(nodes))]
+        alpha, beta, mu = (np.array(part) for part in zip(*found, strict=True))
+        theta = np.zeros((len(nodes), nodes.theta.shape[1]))
+        lower = self._problem.claim(nodes.l, nodes.u, Multipliers(alpha, beta, theta, mu))
+        return replace(nodes, alpha=alpha, beta=beta, theta=theta, mu=mu, lower=lower)
+
+    def _one(self, l: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """alpha, beta and mu of one node; zeros, which prove nothing, where HiGHS has no answer."""
+        problem, n, m = self._problem, len(l), len(self._problem.d)
+        try:
+            self._lp = self._lp or NodeLp(problem.problem)
+        except (InputError, SolverError):
+            return np.zeros(n), np.zeros(n), np.zeros(m)
+        spans = [problem.span(j) for j in range(1, problem.n_hidden + 1)]
+        result = self._lp.solve([l[s] for s in spans], [u[s] for s in spans], np.arange(m), problem.d)
+        if result.claim is None:
+            return np.zeros(n), np.zeros(n), np.zeros(m)
+        lam = np.concatenate([*result.claim.lam, np.zeros(0)])
+        nu = np.concatenate([*(part[0] for part in result.claim.nu), np.zeros(0)])
+        return np.zeros(n), np.maximum(np.where(l >= 0, lam - nu, nu), 0.0), result.claim.mu
 
 
 def preorder(phase: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -171,15 +214,18 @@ def _root(problem: NodeProblem, theta: np.ndarray) -> Nodes:
     )  # fmt: skip
 
 
-def _slim(nodes: Nodes) -> Nodes:
-    """Leaves in single precision."""
+def _slim(problem: NodeProblem, nodes: Nodes) -> Nodes:
+    """Leaves in single precision, where that closes them too."""
+    single = Multipliers(*(part.astype(np.float32) for part in nodes.multipliers.parts))
+    if not len(nodes) or not (problem.claim(nodes.l, nodes.u, single) > 0.0).all():
+        return nodes
     return Nodes(*(part.astype(np.float32) if part.dtype.kind == "f" else part for part in nodes.arrays().values()))
 
 
 def _closed(problem: NodeProblem, leaves: Nodes, P: np.ndarray) -> Closed:
     free = leaves.free
     phase = np.where(free, 0, np.where(leaves.l >= 0, 1, -1)).astype(np.int8)
-    alpha = np.where(free, np.clip(leaves.alpha, 0.0, 1.0), 0.0).astype(np.float32)
-    beta = np.where(free, 0.0, np.maximum(leaves.beta, 0.0)).astype(np.float32)
+    alpha = np.where(free, np.clip(leaves.alpha, 0.0, 1.0), 0.0)
+    beta = np.where(free, 0.0, np.maximum(leaves.beta, 0.0))
     theta = np.maximum(leaves.theta, 0.0)
     return Closed(phase, alpha, beta, theta, leaves.mu, P, float(leaves.lower.min(initial=np.inf)))

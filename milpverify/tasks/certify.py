@@ -25,7 +25,7 @@ from milpverify.bounds.semantics import REAL, Float32
 from milpverify.bounds.small import folded_rows, small_problem
 from milpverify.errors import OptionError
 from milpverify.network.graph import Bounds, Network
-from milpverify.proof.certificate import Certificate, Context, Group, LeafTree, PlaneSet
+from milpverify.proof.certificate import Certificate, Context, Group, Layer, LeafTree, PlaneSet
 from milpverify.proof.evidence import Proof, float_at_least, float_at_most
 from milpverify.proof.exact import ContextTrace, check_exact
 from milpverify.proof.float32 import float32_at_most, float32_obstacle
@@ -177,6 +177,8 @@ class _Work:
             if check.accepted:
                 counts = check.n_cases, check.n_contexts, check.n_leaves
                 return Proof(certificate, *counts, self.clock.seconds, check.seconds)
+            if self.clock.out:
+                raise _OpenError("time ran out")
             traces = iter(check.trace)
             searched = False
             for part, group in zip(parts, groups, strict=True):
@@ -207,14 +209,15 @@ class _Part:
         rows = _best_rows(work.net, self._cases)
         self._trees = [_leaf(case, row) for case, row in zip(self._cases, rows, strict=True)]
         self._planes: list[PlaneSet] = []
-        self._grown, self._room = [0] * len(cases), [0.0] * len(cases)
+        self._grown, self._room = [0] * len(cases), [0.0] * len(cases)  # how often a case got a tree over phases
+        self._layers: tuple[Layer, ...] | None = None  # whose neurons are split there, whatever precision comes next
         self._boxes: BoxTree | None = None
         self._leaves = np.zeros(1, dtype=int)
 
     def written(self) -> Group:
         """The group as it stands."""
         if self._boxes is None:
-            return Group(self._numbers, (Context(tuple(self._trees), None, tuple(self._planes)),))
+            return Group(self._numbers, (Context(tuple(self._trees), self._layers, tuple(self._planes)),))
         split, at, self._leaves, rows = self._boxes.written()
         contexts = (
             Context(tuple(_leaf(case, row) for case, row in zip(self._cases, each, strict=True)))
@@ -232,7 +235,8 @@ class _Part:
                 return False
             self._grow(self._boxes)
             return True
-        assert traces[0] is not None
+        if traces[0] is None:  # refused before it was bounded
+            return False
         bounds, n = _as_floats(traces[0], bits), int(np.ptp(self._box, axis=0).astype(bool).sum())
         if n <= self._work.prover.few_inputs and sum(bounds.n_unstable) > self._work.prover.few_neurons:
             self._boxes = BoxTree(self._work.net, self._cases, bounds)
@@ -240,6 +244,8 @@ class _Part:
             return True
         most = GROWN if self._work.float32 else 1  # over the real numbers more bits are the remedy
         again = [i for i in _open(traces[0]) if self._grown[i] < most]
+        if again and self._layers is None:
+            self._layers = _listed(traces[0])
         for place, i in enumerate(again):
             lost = _shortfall(traces[0], i, bits) if self._grown[i] else 0.0  # what the search did not account for
             self._close(i, bounds, len(again) - place - 1, lost)
@@ -318,6 +324,13 @@ def _open(trace: ContextTrace) -> list[int]:
 def _shortfall(trace: ContextTrace, i: int, bits: int) -> float:
     """How far below 0 the lowest leaf of a case is."""
     return -float(Fraction(min(v for v in trace.values[i] if v is not None), 1 << 2 * bits))
+
+
+def _listed(trace: ContextTrace) -> tuple[Layer, ...]:
+    """The unstable neurons of every layer, said in so many words: at another precision there may be others."""
+    sides = zip(trace.lower, trace.upper, strict=True)
+    signs = ([lo < 0 < hi for lo, hi in zip(low, high, strict=True)] for low, high in sides)
+    return tuple(Layer(unstable=np.array(layer, dtype=np.uint8)) for layer in signs)
 
 
 def _as_floats(trace: ContextTrace, bits: int) -> Bounds:
