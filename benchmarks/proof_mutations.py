@@ -38,7 +38,7 @@ SPECIAL = (
 )
 FACTORS = (0.0, -1.0, 0.5, 2.0, 1.0 + 2.0**-52, 1.0 - 2.0**-53, 1e-9, 1e9, 1e150)
 BITS = (15, 16, 17, 18, 20, 24, 31, 32, 40, 52, 53, 54, 63, 64, 65, 100, 128, 511, 1000, 4096, 4097)
-ODD = (None, True, False, -1, 0, 1, 2, 1.0, 10**30, "", "1", "crown", [], {}, [0], [[0]], {"cases": [0]})
+ODD = (None, True, False, -1, 0, 1, 2, 1.0, 10**30, "", "1", "crown", "float32", [], {}, [0], [[0]], {"cases": [0]})
 
 
 def mutated(file: ProofFile, rng: Rng, kind: str) -> bytes:
@@ -88,17 +88,23 @@ def _array(file: ProofFile, rng: Rng, floats: bool = False) -> np.ndarray | None
     return _pick(rng, some) if some else None
 
 
-def _spot(file: ProofFile, rng: Rng) -> tuple[np.ndarray, int] | None:
-    """A row of an array of floats, mostly of the multipliers of a leaf that is open: what a forger would change."""
+def _spot(file: ProofFile, rng: Rng) -> tuple[np.ndarray, list[int]] | None:
+    """Rows of an array of floats, mostly multipliers of the leaves that are open: what a forger would change.
+
+    An optimum mostly lies where patterns meet, so that several leaves are open.
+    """
     array = _array(file, rng, floats=True)
     if file.open and rng.random() < 0.8:
-        g, c, t, leaf = file.open[int(rng.integers(len(file.open)))]
+        place = file.open[int(rng.integers(len(file.open)))]
+        g, c, t, leaf = place
         tree = file.header["groups"][g]["contexts"][c]["trees"][t]
         own = [file.arrays[tree[key]] for key in ("mu", "beta", "alpha", "theta") if key in tree]
         own = [a for a in own if a.size and a.dtype.kind == "f" and leaf < len(a)]
         if own:
-            return _pick(rng, own), leaf
-    return None if array is None else (array, int(rng.integers(len(array))))
+            target = _pick(rng, own)
+            together = [other[3] for other in file.open if other[:3] == place[:3] and other[3] < len(target)]
+            return target, together if rng.random() < 0.6 else [leaf]
+    return None if array is None else (array, [int(rng.integers(len(array)))])
 
 
 # Changes of arrays
@@ -117,8 +123,8 @@ def scale_rows(file: ProofFile, rng: Rng) -> None:
     """A row, or all, of an array times a factor."""
     spot = _spot(file, rng)
     if spot is not None:
-        array, row = spot
-        part = slice(None) if rng.random() < 0.2 else slice(row, row + 1)
+        array, rows = spot
+        part = slice(None) if rng.random() < 0.2 else rows
         with np.errstate(over="ignore", invalid="ignore"):
             array[part] *= _pick(rng, list(FACTORS)) if rng.random() < 0.7 else rng.lognormal()
 
@@ -133,8 +139,8 @@ def permute_rows(file: ProofFile, rng: Rng) -> None:
         view[...] = view[rng.permutation(len(view))]
     else:
         spot = _spot(file, rng)
-        target, row = (view, int(rng.integers(len(view)))) if spot is None else spot
-        target[row] = target[int(rng.integers(len(target)))].copy()
+        target, rows = (view, [int(rng.integers(len(view)))]) if spot is None else spot
+        target[rows] = target[int(rng.integers(len(target)))].copy()
 
 
 def set_entries(file: ProofFile, rng: Rng) -> None:
@@ -142,10 +148,12 @@ def set_entries(file: ProofFile, rng: Rng) -> None:
     spot = _spot(file, rng)
     if spot is None:
         return
-    array, row = spot
-    flat = array[row : row + 1].reshape(-1)
-    places = rng.integers(flat.size, size=int(rng.integers(1, 4)))
-    what = rng.integers(4)
+    array, rows = spot
+    flat = array[rows].reshape(-1)
+    places = np.unique(rng.integers(flat.size, size=int(rng.integers(1, 4))))
+    what = rng.integers(5)
+    if what == 4:  # another number everywhere
+        places = np.arange(flat.size)
     with np.errstate(over="ignore"):
         if what == 0:
             flat[places] = _pick(rng, list(SPECIAL))
@@ -153,9 +161,11 @@ def set_entries(file: ProofFile, rng: Rng) -> None:
             flat[places] = -rng.lognormal(sigma=3.0, size=len(places))
         elif what == 2:
             flat[places] *= rng.lognormal(sigma=2.0, size=len(places))
+        elif what == 4:
+            flat += rng.random(flat.size) * 10.0 ** rng.uniform(-6, 1)
         else:
             flat[places] = np.nextafter(flat[places], flat.dtype.type(rng.choice([-np.inf, np.inf])))
-    array[row : row + 1] = flat.reshape(array[row : row + 1].shape)
+    array[rows] = flat.reshape(array[rows].shape)
 
 
 def new_multipliers(file: ProofFile, rng: Rng) -> None:
@@ -255,6 +265,29 @@ def _one_side(file: ProofFile, tree: dict[str, Any], split: list[int], place: in
             old = file.arrays[tree[key]]
             tree[key] = file.add(np.delete(old, list(lost), axis=0), old.dtype.str[1:])
     return split[:place] + split[kept[0] : kept[1]] + split[end:]
+
+
+def copy_leaves(file: ProofFile, rng: Rng) -> None:
+    """All multipliers of one leaf copied over those of another, mostly of one that is open."""
+    tree = _pick(rng, trees(file))
+    rows = [int(rng.integers(n_leaves(file, tree)))]
+    if file.open and rng.random() < 0.8:
+        place = file.open[int(rng.integers(len(file.open)))]
+        tree = file.header["groups"][place[0]]["contexts"][place[1]]["trees"][place[2]]
+        rows = [other[3] for other in file.open if other[:3] == place[:3]]
+    source = int(rng.integers(n_leaves(file, tree)))
+    for key in ("alpha", "beta", "mu", "theta"):
+        if key in tree:
+            array = file.arrays[tree[key]]
+            array[rows] = array[source].copy()
+
+
+def cut_tree(file: ProofFile, rng: Rng) -> None:
+    """The last leaves of a tree left out, of the list and of the multipliers."""
+    tree = _pick(rng, trees(file))
+    split = file.arrays[tree["split"]].tolist() if "split" in tree else [-1]
+    end = int(rng.integers(len(split))) if rng.random() < 0.3 else len(split) - 1
+    _regrown(file, tree, split[:end], list(range(split[:end].count(-1))))
 
 
 def duplicate_leaves(file: ProofFile, rng: Rng) -> None:
@@ -410,10 +443,17 @@ def _places(part: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def change_cases(file: ProofFile, rng: Rng) -> None:
-    """A group about other cases, a group less, a group twice, or trees exchanged."""
+    """A group about other cases, a group less, a group twice, two groups as one, or trees exchanged."""
     some = file.header["groups"]
     group = _pick(rng, some)
-    what = rng.integers(4)
+    what = rng.integers(5)
+    if what == 4 and len(some) > 1:
+        first, second = some[:2]
+        first["cases"] += second["cases"]
+        for context, other in zip(first["contexts"], second["contexts"], strict=False):
+            context["trees"] += other["trees"]
+        some.remove(second)
+        return
     if what == 0:
         group["cases"][int(rng.integers(len(group["cases"])))] = int(rng.integers(-1, 4))
     elif what == 1:
@@ -493,6 +533,8 @@ CHANGES: dict[str, Change] = {
     "new multipliers": new_multipliers,
     "planes": change_planes,
     "dropped leaves": drop_leaves,
+    "copied leaves": copy_leaves,
+    "cut trees": cut_tree,
     "doubled leaves": duplicate_leaves,
     "splits": change_splits,
     "boxes": change_boxes,

@@ -135,7 +135,7 @@ def run_check(args: argparse.Namespace) -> int:
 
         if args.json:
             raise OptionError("check: --standalone prints words only. Drop --json.")
-        return int(main([*files, "--threshold", str(args.threshold)]))
+        return int(main([*files, f"--threshold={args.threshold}"]))  # "-1/2" alone looks like an option
     return _check_exactly(args, files)
 
 

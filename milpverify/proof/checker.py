@@ -275,6 +275,7 @@ class Proof:
         if key not in part:
             return [default] * count
         n, values = len(default), self.get(part, key, REALS, [count, len(default)])
+        need(key != "alpha" or max(values, default=0) <= 1, "an alpha is greater than 1")
         return ([down(v, F) for v in values[i * n : i * n + n]] for i in range(count))
 
 
@@ -407,7 +408,7 @@ def walk_trees(proof: Proof, part: Any, context: Context, claims: list[list[Form
         tables = [proof.rows(tree, key, count, default, F) for key, default in defaults.items()]
         found: list[int | None] = []
         for path, alpha, beta, mu, theta in zip(paths(split, n), *tables, strict=True):
-            need(min([*alpha, *mu, *theta], default=0) >= 0 and max(alpha, default=0) <= one, "a multiplier is wrong")
+            need(min([*alpha, *mu, *theta], default=0) >= 0, "a multiplier is negative")
             l, u = list(context.l), list(context.u)
             for place, second in path:
                 k = split[place]

@@ -61,6 +61,11 @@ def test_more_than_what_the_proof_claims_is_rejected(
     assert main(["check", *files, "--threshold", threshold, "--standalone"]) == 1
 
 
+@pytest.mark.parametrize("more", ([], ["--standalone"]))
+def test_less_than_what_the_proof_claims_may_be_a_negative_fraction(files: list[str], more: list[str]) -> None:
+    assert main(["check", *files, "--threshold=-5/3", *more]) == 0
+
+
 def test_a_proof_of_another_region_is_rejected(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, files: list[str]
 ) -> None:

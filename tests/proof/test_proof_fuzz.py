@@ -6,11 +6,14 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import proof_fuzz
 from benchmarks.proof_fuzz import Target, campaign, main
 from benchmarks.proof_mutations import KINDS
+from benchmarks.small_questions import random_question
+from benchmarks.tight_proofs import tight_proof
 
 SOURCE = Path(proof_fuzz.checker.__file__)
 
@@ -20,6 +23,8 @@ FAULTS = {
     "errors of neurons may cancel": ("map(mul, map(abs, w), (form[2]", "map(mul, w, (form[2]"),
     "the row's own error is lost": ("(form[1] - form[2]) << self.F", "form[1] << self.F"),
     "negative shares of planes": ("[*alpha, *mu, *theta]", "[*alpha, *mu]"),
+    "inactive neurons gain": ("V += min(-nu * low, -nu * high)", "V += max(-nu * low, -nu * high)"),
+    "neurons need not be listed": ("need(unstable or lo >= 0 or hi <= 0,", "need(True,"),
     "cases may be left out": ("need(not unproved,", "need(True,"),
     "the threshold is not claimed": ("near(-q - threshold, F)", "near(-q, F)"),
 }
@@ -51,6 +56,22 @@ def test_the_fuzz_finds_a_faulty_checker(fault: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(proof_fuzz.Campaign, "_true_claim", nothing)
     found = (line for number in range(60) for line in campaign(seed=3, number=number, count=60).findings)
     assert any("ACCEPTED A FALSE CLAIM" in line for line in found)
+
+
+def test_both_checkers_refuse_an_alpha_a_hair_above_one() -> None:
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        question = random_question(rng)
+        found = tight_proof(question, rng)
+        tree = found[0].header["groups"][0]["contexts"][0]["trees"][0] if found else {}
+        coarse = found is not None and found[0].header["bits"] < 52  # there the hair is rounded away
+        if coarse and question.is_chain and found[0].arrays[tree["alpha"]].size:  # type: ignore[index]
+            break
+    (file, threshold), target = found, Target(question)  # type: ignore[misc]
+    for alpha, accepted in ((1.0, True), (np.nextafter(1.0, 2.0), False)):
+        file.arrays[tree["alpha"]][...] = alpha
+        answers = target.exact(file.content(), threshold), target.stand_alone(file.content(), threshold)
+        assert [answer == proof_fuzz.ACCEPTED for answer in answers] == [accepted, accepted]
 
 
 def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
