@@ -10,10 +10,10 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from milpverify.bounds.node_parts import Multipliers
 from milpverify.bounds.nodes import NodeProblem
 from milpverify.errors import InputError, SolverError
 from milpverify.proof.certificate import LeafTree, PlaneSet
@@ -23,7 +23,7 @@ from milpverify.search.node_lp import NodeLp
 from milpverify.search.planes import raised_planes
 
 LAST_STEPS = 200  # of the ascent on a node without free neurons
-LEAST_SHARE = 1e-3  # of a plane: what is less is left out
+LEAST_SHARE = 1e-3  # of a plane at the root: what is less is left out
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +32,8 @@ class Closed:
 
     Attributes:
         phase: +1 where a leaf has a neuron active, -1 inactive, 0 where it is free, (leaves, N).
-        alpha, beta, theta, mu: As of `bounds.nodes.Multipliers`; in single precision where that is enough.
-        planes: Slopes P of a plane for each neuron, (N, columns), single precision.
+        alpha, beta, theta, mu: As of `bounds.nodes.Multipliers`, in the precision that they were found in.
+        neuron, planes: Neurons that have a plane, and its slopes P, (planes,) and (planes, columns), single precision.
         lower: Least bound of a leaf.
     """
 
@@ -42,6 +42,7 @@ class Closed:
     beta: np.ndarray
     theta: np.ndarray
     mu: np.ndarray
+    neuron: np.ndarray
     planes: np.ndarray
     lower: float
 
@@ -52,9 +53,9 @@ class Closed:
         """The tree as a proof has it, and the planes it uses, which become set `number` of its context."""
         split, order = preorder(self.phase)
         alpha, beta, mu = (part[order] for part in (self.alpha, self.beta, self.mu))
-        used = np.flatnonzero((self.theta > LEAST_SHARE).any(axis=0) & self.planes.any(axis=1))
+        used = np.flatnonzero(self.theta.any(axis=0))
         theta = None if not len(used) else self.theta[order][:, used]
-        planes = None if not len(used) else PlaneSet(used.astype(np.int32), self.planes[used])
+        planes = None if not len(used) else PlaneSet(self.neuron[used].astype(np.int32), self.planes[used])
         tree = LeafTree(
             split if len(split) > 1 else None,
             alpha if alpha.size else None,
@@ -84,34 +85,32 @@ class PhaseProver:
     budget_bytes: int = 2**30
 
     def close(
-        self, problem: NodeProblem, ends: float = math.inf, tell: Callable[[int, int], None] | None = None
+        self,
+        problem: NodeProblem,
+        left_s: Callable[[], float] = lambda: math.inf,
+        tell: Callable[[int, int], None] | None = None,
     ) -> Closed | None:
         """The leaves of a tree whose every leaf has g > 0; None if limits came first, or a leaf stays open.
 
         Args:
             problem: Of one case: all rows are its own.
-            ends: When to give up, on `time.monotonic`'s clock.
+            left_s: Asked now and then for the seconds that are left.
             tell: Told nodes so far and open ones.
         """
-        problem, theta, P = self._planed(problem, ends)
+        problem, theta, P = self._planed(problem, time.monotonic() + left_s())
         done: list[Nodes] = []
         nodes = self._bounded(problem, _root(problem, theta), self.root_steps)
-        pool, count, last = Pool(nodes, self.budget_bytes), 1, _LastPrograms(problem)
+        pool, count = Pool(nodes, self.budget_bytes), 1
         while True:
-            closed = nodes.lower > 0.0
-            done.append(_slim(problem, nodes[closed]))
-            nodes = nodes[~closed]
-            stuck = ~nodes.free.any(axis=1)
-            if stuck.any():
-                solved = last.bound(nodes[stuck])
-                if not (solved.lower > 0.0).all():
-                    return None
-                done.append(solved)
-                nodes = nodes[~stuck]
-            pool.push(nodes)
+            ends = ~nodes.free.any(axis=1) & (nodes.lower <= 0.0)
+            last = self._last(problem, nodes[ends])
+            if last is None:
+                return None
+            done += [_in_precision(nodes[nodes.lower > 0.0], problem.dtype), last]  # what the multipliers have anyhow
+            pool.push(nodes[~ends & (nodes.lower <= 0.0)])
             if not len(pool):
                 break
-            if count >= self.node_limit or time.monotonic() >= ends:
+            if count >= self.node_limit or left_s() <= 0:
                 return None
             if tell is not None:
                 tell(count, len(pool))
@@ -120,17 +119,18 @@ class PhaseProver:
             nodes, _ = self.ascents.chains(problem, nodes, len(nodes)).children(nodes)
             count += len(nodes)
             nodes = self._bounded(problem, nodes)
-        return _closed(problem, Nodes.concat(done), P)
+        return _closed(problem, Nodes.concat([part for part in done if len(part)]), P)
 
     def _planed(self, problem: NodeProblem, ends: float) -> tuple[NodeProblem, np.ndarray, np.ndarray]:
-        """The problem with a plane for each neuron, their first shares and their slopes."""
-        n, none = problem.n_neurons, np.zeros((problem.n_neurons, problem.ends[-1]), dtype=np.float32)
+        """The problem with planes of the neurons that gain by one, their first shares and their slopes."""
+        n, none = problem.n_neurons, np.zeros((0, problem.ends[-1]), dtype=np.float32)
         if not n or not self.plane_steps:
-            return problem, np.zeros((1, 0)), none[:0]
+            return problem, np.zeros((1, 0)), none
         rows = np.full((1, len(problem.d)), 1.0 / len(problem.d))
         slopes, theta = raised_planes(problem, rows, self.plane_steps, ends)
-        P = np.nan_to_num(slopes[0].astype(np.float32))
-        return problem.with_planes(np.arange(n), P.astype(np.float64)), theta, P
+        used = np.flatnonzero((theta[0] > LEAST_SHARE) & np.isfinite(slopes[0]).all(axis=1))
+        P = slopes[0][used].astype(np.float32)
+        return problem.with_planes(used, P.astype(np.float64)), theta[:, used], P
 
     def _bounded(self, problem: NodeProblem, nodes: Nodes, steps: int | None = None) -> Nodes:
         nodes, _ = self.ascents.bound(problem, nodes, steps)
@@ -139,40 +139,27 @@ class PhaseProver:
             nodes = nodes.replaced(last, self.ascents.bound(problem, nodes[last], LAST_STEPS)[0])
         return nodes
 
-
-class _LastPrograms:
-    """LPs of nodes whose every neuron has a phase: exact up to float64, where ascents end a little below.
-
-    Args:
-        problem: Of all nodes.
-    """
-
-    def __init__(self, problem: NodeProblem) -> None:
-        self._problem = problem
-        self._lp: NodeLp | None = None
-
-    def bound(self, nodes: Nodes) -> Nodes:
-        """The nodes with the LPs' multipliers, and what these prove, in double precision."""
-        found = [self._one(nodes.l[i], nodes.u[i]) for i in range(len(nodes))]
-        alpha, beta, mu = (np.array(part) for part in zip(*found, strict=True))
-        theta = np.zeros((len(nodes), nodes.theta.shape[1]))
-        lower = self._problem.claim(nodes.l, nodes.u, Multipliers(alpha, beta, theta, mu))
-        return replace(nodes, alpha=alpha, beta=beta, theta=theta, mu=mu, lower=lower)
-
-    def _one(self, l: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """alpha, beta and mu of one node; zeros, which prove nothing, where HiGHS has no answer."""
-        problem, n, m = self._problem, len(l), len(self._problem.d)
+    def _last(self, problem: NodeProblem, nodes: Nodes) -> Nodes | None:
+        """Nodes without a free neuron that no ascent closes, with an LP's multipliers; None where one stays open."""
+        if not len(nodes):
+            return nodes
         try:
-            self._lp = self._lp or NodeLp(problem.problem)
+            lp = NodeLp(problem.problem)
         except (InputError, SolverError):
-            return np.zeros(n), np.zeros(n), np.zeros(m)
-        spans = [problem.span(j) for j in range(1, problem.n_hidden + 1)]
-        result = self._lp.solve([l[s] for s in spans], [u[s] for s in spans], np.arange(m), problem.d)
-        if result.claim is None:
-            return np.zeros(n), np.zeros(n), np.zeros(m)
-        lam = np.concatenate([*result.claim.lam, np.zeros(0)])
-        nu = np.concatenate([*(part[0] for part in result.claim.nu), np.zeros(0)])
-        return np.zeros(n), np.maximum(np.where(l >= 0, lam - nu, nu), 0.0), result.claim.mu
+            return None
+        nodes = _in_precision(nodes, np.float64)
+        beta, theta, mu = nodes.beta.copy(), np.zeros_like(nodes.theta), nodes.mu.copy()
+        none, spans = np.zeros(0), [problem.span(j) for j in range(1, problem.n_hidden + 1)]
+        for b in range(len(nodes)):
+            l, u = ([side[b, span] for span in spans] for side in (nodes.l, nodes.u))
+            claim = lp.solve(l, u, np.arange(len(problem.d)), problem.d).claim
+            if claim is None:
+                return None
+            nu, lam = (np.concatenate([none, *map(np.ravel, of)]) for of in (claim.nu, claim.lam))
+            beta[b], mu[b] = np.where(nodes.l[b] >= 0, lam - nu, nu), claim.mu
+        nodes = replace(nodes, beta=beta, theta=theta, mu=mu)
+        lower = problem.claim(nodes.l, nodes.u, nodes.multipliers)
+        return replace(nodes, lower=lower) if (lower > 0.0).all() else None
 
 
 def preorder(phase: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -183,6 +170,7 @@ def preorder(phase: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Args:
         phase: +1, -1 or 0, (leaves, N); the leaves of a tree.
     """
+    phase = phase.copy()  # splits that have been written are taken out of it
     split: list[int] = []
     order: list[int] = []
     waiting = [np.arange(len(phase))]
@@ -196,7 +184,6 @@ def preorder(phase: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         side = phase[some, neuron]
         assert (side > 0).any() and (side < 0).any()
         split.append(neuron)
-        phase = phase.copy() if not split[1:] else phase
         phase[some, neuron] = 0
         waiting += [some[side < 0], some[side > 0]]
     return np.array(split, dtype=np.int32), np.array(order, dtype=int)
@@ -214,18 +201,15 @@ def _root(problem: NodeProblem, theta: np.ndarray) -> Nodes:
     )  # fmt: skip
 
 
-def _slim(problem: NodeProblem, nodes: Nodes) -> Nodes:
-    """Leaves in single precision, where that closes them too."""
-    single = Multipliers(*(part.astype(np.float32) for part in nodes.multipliers.parts))
-    if not len(nodes) or not (problem.claim(nodes.l, nodes.u, single) > 0.0).all():
-        return nodes
-    return Nodes(*(part.astype(np.float32) if part.dtype.kind == "f" else part for part in nodes.arrays().values()))
+def _in_precision(nodes: Nodes, dtype: Any) -> Nodes:
+    return Nodes(*(part.astype(dtype) if part.dtype.kind == "f" else part for part in nodes.arrays().values()))
 
 
 def _closed(problem: NodeProblem, leaves: Nodes, P: np.ndarray) -> Closed:
     free = leaves.free
     phase = np.where(free, 0, np.where(leaves.l >= 0, 1, -1)).astype(np.int8)
-    alpha = np.where(free, np.clip(leaves.alpha, 0.0, 1.0), 0.0)
-    beta = np.where(free, 0.0, np.maximum(leaves.beta, 0.0))
+    alpha = np.where(free, np.clip(leaves.alpha, 0.0, 1.0), 0.0).astype(leaves.alpha.dtype)
+    beta = np.where(free, 0.0, leaves.beta).astype(leaves.beta.dtype)
     theta = np.maximum(leaves.theta, 0.0)
-    return Closed(phase, alpha, beta, theta, leaves.mu, P, float(leaves.lower.min(initial=np.inf)))
+    lower = float(leaves.lower.min(initial=np.inf))
+    return Closed(phase, alpha, beta, theta, leaves.mu, problem.planes.neuron, P, lower)

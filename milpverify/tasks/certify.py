@@ -8,8 +8,7 @@ is handed on.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -25,11 +24,11 @@ from milpverify.bounds.semantics import REAL, Float32
 from milpverify.bounds.small import folded_rows, small_problem
 from milpverify.errors import OptionError
 from milpverify.network.graph import Bounds, Network
-from milpverify.proof.certificate import Certificate, Context, Group, Layer, LeafTree, PlaneSet
+from milpverify.proof.certificate import Certificate, Context, Group, Layer, PlaneSet
 from milpverify.proof.evidence import Proof, float_at_least, float_at_most
 from milpverify.proof.exact import ContextTrace, check_exact
 from milpverify.proof.float32 import float32_at_most, float32_obstacle
-from milpverify.search.box_proof import BoxTree
+from milpverify.search.box_proof import BoxProver, BoxTree, one_leaf
 from milpverify.search.phase_proof import PhaseProver
 from milpverify.spec.box import Box
 from milpverify.spec.property import Case, Polyhedron, Property
@@ -41,6 +40,7 @@ SEMANTICS = ("real", "float32", "both")
 GROWN = 3  # times that a tree over phases is grown in float32, with room for what the checker found missing
 INTERRUPTED = "interrupted"  # the reason after Ctrl-C
 BITS = (40, 64, 128, 512)  # tried one after the other, where a margin is within rounding
+ROUNDS = 3  # of boxes that the checker refuses: after so many, rounding is to blame
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,16 @@ class Prover:
 
     Attributes:
         phases: The trees over phases.
-        few_inputs: Free inputs up to which boxes are split instead.
-        few_neurons: Unstable neurons up to which they are not.
-        box_batch, most_boxes: Boxes bounded together, and of a tree at most.
+        boxes: The trees over boxes.
+        few_inputs: Free inputs up to which boxes are split.
+        few_neurons: Unstable neurons up to which phases are split first.
         bits: Precisions of the proof, tried in this order.
     """
 
     phases: PhaseProver = field(default_factory=PhaseProver)
-    few_inputs: int = 8
+    boxes: BoxProver = field(default_factory=BoxProver)
+    few_inputs: int = 16
     few_neurons: int = 30
-    box_batch: int = 256
-    most_boxes: int = 100_000
     bits: tuple[int, ...] = BITS
 
 
@@ -193,7 +192,7 @@ class _Work:
 
 
 class _Part:
-    """The cases of one region: one leaf each at first, then a tree over phases or over boxes.
+    """The cases of one region: one leaf each at first, then trees over phases, or one over boxes.
 
     Args:
         work: What they are a part of.
@@ -207,84 +206,101 @@ class _Part:
         self._work, self._numbers = work, numbers
         self._cases = tuple(_shifted(case, work.threshold, work.float32) for case in cases)
         rows = _best_rows(work.net, self._cases)
-        self._trees = [_leaf(case, row) for case, row in zip(self._cases, rows, strict=True)]
+        self._trees = [one_leaf(len(case.unsafe.d), row) for case, row in zip(self._cases, rows, strict=True)]
         self._planes: list[PlaneSet] = []
         self._grown, self._room = [0] * len(cases), [0.0] * len(cases)  # how often a case got a tree over phases
         self._layers: tuple[Layer, ...] | None = None  # whose neurons are split there, whatever precision comes next
         self._boxes: BoxTree | None = None
         self._leaves = np.zeros(1, dtype=int)
+        self._refused = 0
 
     def written(self) -> Group:
         """The group as it stands."""
         if self._boxes is None:
             return Group(self._numbers, (Context(tuple(self._trees), self._layers, tuple(self._planes)),))
-        split, at, self._leaves, rows = self._boxes.written()
-        contexts = (
-            Context(tuple(_leaf(case, row) for case, row in zip(self._cases, each, strict=True)))
-            for each in rows.tolist()
-        )
-        return Group(self._numbers, tuple(contexts), split, at)
+        split, at, self._leaves, contexts = self._boxes.written()
+        return Group(self._numbers, contexts, *((split, at) if len(split) > 1 else ()))
 
     def search_on(self, traces: Sequence[ContextTrace | None], bits: int) -> bool:
-        """Search on where the checker found leaves open, or has not looked; whether there was anything to do."""
-        still = [i for i, trace in enumerate(traces) if trace is None or _open(trace)]
-        if not still:
-            return False
+        """Search on where the checker found leaves open; whether there was anything to do."""
+        open_ = [i for i, trace in enumerate(traces) if trace is not None and _open(trace)]
         if self._boxes is not None:
-            if not self._boxes.reopen(self._leaves[still], self._work.prover.box_batch):
-                return False
-            self._grow(self._boxes)
-            return True
-        if traces[0] is None:  # refused before it was bounded
+            return self._reopen(open_ or [i for i, trace in enumerate(traces) if trace is None])
+        if not open_ or traces[0] is None:
             return False
-        bounds, n = _as_floats(traces[0], bits), int(np.ptp(self._box, axis=0).astype(bool).sum())
-        if n <= self._work.prover.few_inputs and sum(bounds.n_unstable) > self._work.prover.few_neurons:
-            self._boxes = BoxTree(self._work.net, self._cases, bounds)
-            self._grow(self._boxes)
-            return True
         most = GROWN if self._work.float32 else 1  # over the real numbers more bits are the remedy
         again = [i for i in _open(traces[0]) if self._grown[i] < most]
-        if again and self._layers is None:
-            self._layers = _listed(traces[0])
-        for place, i in enumerate(again):
-            lost = _shortfall(traces[0], i, bits) if self._grown[i] else 0.0  # what the search did not account for
-            self._close(i, bounds, len(again) - place - 1, lost)
+        for i in again:
+            self._room[i] += 2.0 * _shortfall(traces[0], i, bits) if self._grown[i] else 0.0
+        if again:
+            self._search(again, _as_floats(traces[0], bits))
         return bool(again)
 
-    @property
-    def _box(self) -> np.ndarray:
-        region = self._cases[0].region
-        return np.stack([region.lower, region.upper])
+    def _reopen(self, still: list[int]) -> bool:
+        """Split boxes that the checker refused; now and then, rounding is to blame instead."""
+        self._refused += bool(still)
+        if not still or self._refused % ROUNDS == 0 or not self._boxes:
+            return False
+        if not self._boxes.reopen(self._leaves[still]) or not self._grow(self._boxes, lambda: self._work.clock.left):
+            raise self._failure("boxes")
+        return True
 
-    def _grow(self, tree: BoxTree) -> None:
-        clock, prover = self._work.clock, self._work.prover
+    def _search(self, cases: list[int], bounds: Bounds) -> None:
+        """Trees over phases for some cases, or one over boxes for all.
+
+        Raises:
+            _OpenError: If neither closes them.
+        """
+        prover, clock, region = self._work.prover, self._work.clock, self._cases[0].region
+        ways = ["phases"]
+        if int((region.upper > region.lower).sum()) <= prover.few_inputs:
+            ways = ["phases", "boxes"] if sum(bounds.n_unstable) <= prover.few_neurons else ["boxes", "phases"]
+        for left, way in zip(range(len(ways) - 1, -1, -1), ways, strict=True):
+            until = clock.seconds + clock.left / 2 if left else math.inf
+            left_s = lambda until=until: min(clock.left, until - clock.seconds)  # noqa: E731
+            if self._by_boxes(left_s) if way == "boxes" else self._by_phases(cases, bounds, left_s):
+                return
+        raise self._failure(way)
+
+    def _by_boxes(self, left_s: Callable[[], float]) -> bool:
+        """A tree over boxes; whether there is one."""
+        tree = BoxTree(self._work.net, self._cases, self._work.prover.boxes)
+        if not self._grow(tree, left_s):
+            return False
+        self._boxes = tree
+        return True
+
+    def _grow(self, tree: BoxTree, left_s: Callable[[], float]) -> bool:
+        clock = self._work.clock
 
         def tell(nodes: int, open_: int) -> None:
             clock.tell("boxes", f"{nodes} boxes, {open_} open")
 
-        if not tree.grow(prover.box_batch, prover.most_boxes, time.monotonic() + clock.left, tell):
-            raise _OpenError(f"{_name(self._cases[0])}: {self._why('boxes')}")
+        return tree.grow(left_s, tell)
 
-    def _close(self, i: int, bounds: Bounds, left: int, lost: float) -> None:
-        """A tree over phases for case i, with room for what the checker has found missing from the last one."""
-        case, clock, net = self._cases[i], self._work.clock, self._work.net
-        clock.tell("tree", case.name, unstable=sum(bounds.n_unstable), left=left)
-        self._room[i] += 2.0 * lost
-        semantics = Float32() if self._work.float32 else REAL
-        problem, k = DualProblem.of(net, case.region, bounds, semantics), len(net.layers) + 1
-        small = small_problem(problem, k, folded_rows(problem, k, case.unsafe.C))
-        found = self._work.prover.phases.close(
-            NodeProblem.of(small, case.unsafe.d + self._room[i]), time.monotonic() + clock.left
-        )
-        if found is None:
-            raise _OpenError(f"{_name(case)}: {self._why('phases')}")
-        self._grown[i] += 1
-        self._trees[i], own = found.written(len(self._planes))
-        if own is not None:
-            self._planes.append(own)
+    def _by_phases(self, cases: list[int], bounds: Bounds, left_s: Callable[[], float]) -> bool:
+        """A tree over phases for each of some cases, with room for what the checker has found missing from the last
+        one; whether there are."""
+        clock, net, semantics = self._work.clock, self._work.net, Float32() if self._work.float32 else REAL
+        problem, k = DualProblem.of(net, self._cases[0].region, bounds, semantics), len(net.layers) + 1
+        for place, i in enumerate(cases):
+            case = self._cases[i]
+            clock.tell("tree", case.name, unstable=sum(bounds.n_unstable), left=len(cases) - place - 1)
+            small = small_problem(problem, k, folded_rows(problem, k, case.unsafe.C))
+            found = self._work.prover.phases.close(NodeProblem.of(small, case.unsafe.d + self._room[i]), left_s)
+            if found is None:
+                return False
+            self._trees[i], own = found.written(len(self._planes))
+            self._layers = self._layers or _listed(bounds)
+            self._grown[i] += 1
+            if own is not None:
+                self._planes.append(own)
+        return True
 
-    def _why(self, over: str) -> str:
-        return "time ran out" if self._work.clock.out else f"no tree over {over} closes it within its limits"
+    def _failure(self, over: str) -> _OpenError:
+        out = self._work.clock.out
+        why = "time ran out" if out else f"no tree over {over} closes it within its limits"
+        return _OpenError(f"{_name(self._cases[0])}: {why}")
 
 
 def check_semantics(semantics: str) -> None:
@@ -326,11 +342,10 @@ def _shortfall(trace: ContextTrace, i: int, bits: int) -> float:
     return -float(Fraction(min(v for v in trace.values[i] if v is not None), 1 << 2 * bits))
 
 
-def _listed(trace: ContextTrace) -> tuple[Layer, ...]:
+def _listed(bounds: Bounds) -> tuple[Layer, ...]:
     """The unstable neurons of every layer, said in so many words: at another precision there may be others."""
-    sides = zip(trace.lower, trace.upper, strict=True)
-    signs = ([lo < 0 < hi for lo, hi in zip(low, high, strict=True)] for low, high in sides)
-    return tuple(Layer(unstable=np.array(layer, dtype=np.uint8)) for layer in signs)
+    sides = zip(bounds.lower, bounds.upper, strict=True)
+    return tuple(Layer(unstable=((l < 0) & (u > 0)).astype(np.uint8)) for l, u in sides)
 
 
 def _as_floats(trace: ContextTrace, bits: int) -> Bounds:
@@ -347,13 +362,3 @@ def _best_rows(net: Network, cases: Sequence[Case]) -> list[int]:
     region = cases[0].region
     problem = DualProblem.of(net, region, compute_bounds(net, region, Crown()))
     return [int((Crown().rows(problem, case.unsafe.C).value - case.unsafe.d).argmax()) for case in cases]
-
-
-def _leaf(case: Case, row: int) -> LeafTree:
-    """One leaf that one row closes."""
-    m = len(case.unsafe.d)
-    if m == 1:
-        return LeafTree()
-    mu = np.zeros((1, m), dtype=np.float32)
-    mu[0, row] = 1.0
-    return LeafTree(mu=mu)
