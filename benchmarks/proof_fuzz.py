@@ -44,6 +44,7 @@ from benchmarks.small_questions import Question, random_question
 from benchmarks.tight_proofs import ProofFile, exact_check, tight_proof
 from milpverify.errors import ProofError
 from milpverify.proof import checker
+from milpverify.search.box_proof import BoxProver
 from milpverify.tasks.certify import Prover, certify
 
 ACCEPTED = "accepted"
@@ -160,7 +161,7 @@ class Campaign:
     def _proof(self) -> tuple[ProofFile, Fraction] | None:
         """A proof and its threshold; now and then by `certify`, with trees over phases or over boxes."""
         if self.rng.random() < 0.25:
-            prover = Prover(few_neurons=-1 if self.rng.random() < 0.4 else 30, most_boxes=64)
+            prover = Prover(few_neurons=-1 if self.rng.random() < 0.4 else 30, boxes=BoxProver(most=64))
             size = max(1, abs(self.least))
             threshold = self.least - Fraction(size) / 10 ** int(self.rng.integers(0, 7))
             proof = certify(
