@@ -65,17 +65,19 @@ def register(commands: Commands) -> None:
     add_time_option(parser)
     group = parser.add_argument_group("proof")
     group.add_argument("--out", dest="proof", type=Path, metavar="FILE", help="where the proof goes")
-    group.add_argument(
-        "--threshold", type=rational, default=Fraction(0), metavar="T",
-        help="what the least slack is to exceed, e.g. 0.5 or 1/3 (default: 0, the property holds)",
-    )  # fmt: skip
+    _add_threshold_option(group, "is to exceed")
     add_semantics_option(group, "real")
     parser = add_command(commands, "check", "PROOF NET PROP", "is this proof valid?", CHECK, run_check)
-    parser.add_argument(
-        "--threshold", type=rational, default=Fraction(0), metavar="T",
-        help="what the least slack must be proved to exceed, e.g. 0.5 or 1/3 (default: 0, the property holds)",
-    )  # fmt: skip
+    _add_threshold_option(parser, "must be proved to exceed")
     parser.add_argument("--standalone", action="store_true", help="by the checker of the standard library alone")
+
+
+def _add_threshold_option(group: argparse._ActionsContainer, does: str) -> None:
+    """--threshold."""
+    group.add_argument(
+        "--threshold", type=rational, default=Fraction(0), metavar="T",
+        help=f"what the least slack {does}, e.g. 0.5 or 1/3 (default: 0, the property holds)",
+    )  # fmt: skip
 
 
 def add_semantics_option(group: argparse._ArgumentGroup, default: str) -> None:
@@ -192,20 +194,14 @@ def clear_proof(args: argparse.Namespace, files: list[str], option: str = "--pro
     Raises:
         OptionError: If the file holds something else, cannot be replaced, or no proof could be about NET.
     """
-    from milpverify.report.files import check_writable
+    from milpverify.report.files import check_writable, remove_earlier
 
     if args.eps_space == "pixel":
         raise OptionError(f"{option}: with --eps-space pixel the file is not the whole network. Drop one.")
     path: Path = args.proof
-    check_writable(path, option)
     if len(files) == 1:
         check_writable(property_path(path), option)
-    if path.exists():
-        with open(path, "rb") as file:
-            first = file.read(len(MAGIC))
-        if first not in (b"", MAGIC):
-            raise OptionError(f"{option}: {path} exists and is no proof. Name another file, or remove it.")
-        path.resolve().unlink()
+    remove_earlier(path, option, "no proof", lambda start: not start or start.startswith(MAGIC))
 
 
 def write_proof(args: argparse.Namespace, question: Question, verdict: Verdict) -> None:
@@ -249,5 +245,4 @@ def rational(text: str) -> Fraction:
 def _sha256(path: str) -> str:
     import hashlib
 
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
@@ -57,13 +58,27 @@ def clear_result(path: Path, who: str = "--result") -> None:
     Raises:
         OptionError: If the file holds something else, or cannot be replaced.
     """
+    remove_earlier(path, who, "no result file", lambda start: start.split(b"\n")[0].strip() in (b"", *WORDS))
+
+
+def remove_earlier(path: Path, who: str, otherwise: str, ours: Callable[[bytes], bool]) -> None:
+    """Remove what an earlier run wrote to a place, once that is known to be writable.
+
+    Args:
+        path: The place.
+        who: For errors.
+        otherwise: What a file is that was not written by such a run, in words.
+        ours: Whether a file with these first 16 bytes was.
+
+    Raises:
+        OptionError: If the file holds something else, or cannot be replaced.
+    """
     check_writable(path, who)
     if not path.exists():
         return
     with open(path, "rb") as file:
-        first = file.read(16).split(b"\n")[0].strip()
-    if first not in (b"", *WORDS):
-        raise OptionError(f"{who}: {path} exists and is no result file. Name another file, or remove it.")
+        if not ours(file.read(16)):
+            raise OptionError(f"{who}: {path} exists and is {otherwise}. Name another file, or remove it.")
     path.resolve().unlink()
 
 

@@ -41,7 +41,6 @@ from milpverify.spec.batch import BoxBatch
 
 CLOSED = 2.0**-1000  # a positive slack below the absolute allowance of clipping and of phases
 TELL_S = 0.2
-ERROR_WEIGHT = 8.0  # what halving an input's share of the relaxations' error counts, next to halving its slope
 WORDS = 2**23  # generators of a batch, about: 64 MiB an array
 TIME = "time ran out"
 STUCK = "a box that floats cannot split is left open: its least slack is 0, or within rounding of it"
@@ -77,7 +76,7 @@ class InputSplitting(Search):
     crown: bool = True
     clip: bool = True
     phases: PhaseSplits | None = field(default_factory=PhaseSplits)
-    error_weight: float = ERROR_WEIGHT
+    error_weight: float = 8.0
     attack: Attack | None = field(default_factory=lambda: Pgd(rounds=1, samples=1024))
     patience: int = 16
     samples: int = 1000
@@ -203,7 +202,7 @@ class _Tree:
         kept = np.flatnonzero(boxes.busy)
         if question.gap is None:  # the most promising box comes last, and is taken first
             kept = kept[np.argsort(-values[kept], kind="stable")]
-        score = split_score(found, boxes.low, boxes.high, self.options.error_weight)
+        score = self._score(found, boxes)
         self._split(boxes[kept], score[kept])
 
     def _cut(self, boxes: Boxes, found: BoxBounds, t: float) -> None:
@@ -226,6 +225,15 @@ class _Tree:
         weights = rows.open(boxes) / np.maximum(rows.open(boxes).sum(axis=1, keepdims=True), 1)
         region = BoxBatch(boxes.low, boxes.high)
         return bound_boxes(net, region, (lower, upper), rows.C, weights, self.options.crown).less(rows.d)
+
+    def _score(self, found: BoxBounds, boxes: Boxes) -> np.ndarray:
+        """What splitting each input promises, shape (b, n); -1 where no float lies between its sides."""
+        slope = np.abs(found.forms[-1].slope).mean(axis=1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            left = (boxes.high - boxes.low) / np.maximum(found.radius, 1e-300)
+            score = np.nan_to_num((self.options.error_weight * found.share + slope) * left)
+        at = middle(boxes.low, boxes.high)
+        return np.where((boxes.low < at) & (at < boxes.high), score, -1.0)
 
     def _split(self, boxes: Boxes, score: np.ndarray) -> None:
         whole = np.asarray(score.max(axis=1, initial=-1.0) < 0)
@@ -289,19 +297,3 @@ class _Tree:
             holds = question.gap is None and lower > 0.0 and not waiting[i] and not stuck
             cases.append(CaseAnswer(lower, holds, question.bounds.solver_trusted, timed_out, reason))
         return Answer(tuple(cases), self.nodes)
-
-
-def split_score(found: BoxBounds, low: np.ndarray, high: np.ndarray, error_weight: float = ERROR_WEIGHT) -> np.ndarray:
-    """What splitting each input promises, shape (b, n); -1 where no float lies between its sides.
-
-    Args:
-        found: What is known of b boxes.
-        low, high: Their corners, shape (b, n).
-        error_weight: As of `InputSplitting`.
-    """
-    slope = np.abs(found.forms[-1].slope).mean(axis=1)
-    with np.errstate(invalid="ignore", over="ignore"):
-        left = (high - low) / np.maximum(found.radius, 1e-300)
-        score = np.nan_to_num((error_weight * found.share + slope) * left)
-    at = middle(low, high)
-    return np.where((low < at) & (at < high), score, -1.0)
