@@ -17,7 +17,7 @@ from milpverify.proof.certificate import LeafTree
 from milpverify.search.box_columns import ColumnBoxes
 from milpverify.search.branching import LARGEST, SECOND_CHILD, relaxation_cost
 from milpverify.search.leaf_nodes import LeafNodes, LeafWalk
-from milpverify.search.phase_proof import preorder
+from milpverify.search.phase_proof import leaf_tree
 
 MEMORY, FEW = 256, 16  # closed trees that are remembered, and that are needed for a judgement
 SHARE, MARGIN = 0.95, 2.0  # of those remembered, and times what they had: what is farther is hopeless
@@ -47,14 +47,7 @@ class GrownTree:
 
     def written(self) -> LeafTree:
         """The tree as a proof has it."""
-        split, order = preorder(self.phase)
-        alpha, beta, mu = (part[order] for part in (self.alpha, self.beta, self.mu))
-        return LeafTree(
-            split if len(split) > 1 else None,
-            alpha if alpha.size else None,
-            beta if beta.any() else None,
-            mu,
-        )
+        return leaf_tree(self.phase, self.alpha, self.beta, self.mu)[0]
 
 
 class Prospects:

@@ -51,20 +51,12 @@ class Closed:
 
     def written(self, number: int) -> tuple[LeafTree, PlaneSet | None]:
         """The tree as a proof has it, and the planes it uses, which become set `number` of its context."""
-        split, order = preorder(self.phase)
-        alpha, beta, mu = (part[order] for part in (self.alpha, self.beta, self.mu))
+        tree, order = leaf_tree(self.phase, self.alpha, self.beta, self.mu)
         used = np.flatnonzero(self.theta.any(axis=0))
-        theta = None if not len(used) else self.theta[order][:, used]
-        planes = None if not len(used) else PlaneSet(self.neuron[used].astype(np.int32), self.planes[used])
-        tree = LeafTree(
-            split if len(split) > 1 else None,
-            alpha if alpha.size else None,
-            beta if beta.any() else None,
-            mu,
-            None if planes is None else number,
-            theta,
-        )
-        return tree, planes
+        if not len(used):
+            return tree, None
+        planes = PlaneSet(self.neuron[used].astype(np.int32), self.planes[used])
+        return replace(tree, planes=number, theta=self.theta[order][:, used]), planes
 
 
 @dataclass(frozen=True)
@@ -160,6 +152,19 @@ class PhaseProver:
         nodes = replace(nodes, beta=beta, theta=theta, mu=mu)
         lower = problem.claim(nodes.l, nodes.u, nodes.multipliers)
         return replace(nodes, lower=lower) if (lower > 0.0).all() else None
+
+
+def leaf_tree(phase: np.ndarray, alpha: np.ndarray, beta: np.ndarray, mu: np.ndarray) -> tuple[LeafTree, np.ndarray]:
+    """The leaves of a tree without planes as a proof has them, and their order there.
+
+    Args:
+        phase: As of `preorder`.
+        alpha, beta, mu: As of `LeafTree`, one row a leaf.
+    """
+    split, order = preorder(phase)
+    some_alpha = alpha[order] if alpha.size else None
+    some_beta = beta[order] if beta.any() else None
+    return LeafTree(split if len(split) > 1 else None, some_alpha, some_beta, mu[order]), order
 
 
 def preorder(phase: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

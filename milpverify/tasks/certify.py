@@ -167,9 +167,9 @@ class _Work:
         bits = list(self.prover.bits)
         if self.float32:  # what executions lose is far more than what 64 bits do
             bits = [b for b in bits if b <= 64] or bits[:1]
+        made_by, names = f"milpverify {__version__}", (self.net.fingerprint, property_fingerprint(self.prop))
         while True:
             groups = tuple(part.written() for part in parts)
-            made_by, names = f"milpverify {__version__}", (self.net.fingerprint, property_fingerprint(self.prop))
             certificate = Certificate(bits[0], groups, self.threshold, *names, made_by, semantics=semantics)
             self.clock.tell("checker", f"{sum(len(group.contexts) for group in groups)} boxes")
             check = check_exact(certificate, self.net, self.prop, self.threshold, trace=True)
