@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".svg", ".pdf", ".png")
 PNG_DPI = 200
-WRAP = 118  # characters of a caption's line, in a figure ten inches wide
+WRAP = 145  # characters of a caption's line, in a figure ten inches wide
 SOLID: Any = "solid"
 
 
@@ -179,4 +179,6 @@ def check_figure(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise OptionError(f"figure: {path.name} must end in {', '.join(SUFFIXES)}. Rename it.")
     if not path.resolve().parent.is_dir():
-        raise OptionError(f"figure: there is no folder {path.resolve().parent} to write {path.name} to. Create it first.")
+        raise OptionError(
+            f"figure: there is no folder {path.resolve().parent} to write {path.name} to. Create it first."
+        )
