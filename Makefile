@@ -8,7 +8,7 @@ SETUP := setup.cfg pyproject.toml constraints.txt
 # The constraints pin every version. An unpinned torch would also fetch gigabytes of CUDA libraries.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint notebooks clean
 .NOTPARALLEL:
 
 demo: $(VENV)/demo.stamp
@@ -21,6 +21,10 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Run every notebook and store it with its outputs.
+notebooks: $(VENV)/test.stamp
+	OMP_NUM_THREADS=1 $(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -69,6 +69,8 @@ _HOME = {
     "tasks.ladder": "bound_ladder",
     "tasks.rungs": "Ladder Rung",
     "tasks.progress": "Progress",
+    "polytope.plot_neuron": "plot_relu",
+    "polytope.plot_style": "Theme save_figure",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
@@ -127,6 +129,9 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.network.graph import Bounds as Bounds
     from milpverify.network.graph import Network as Network
     from milpverify.network.normalise import fold_normalisation as fold_normalisation
+    from milpverify.polytope.plot_neuron import plot_relu as plot_relu
+    from milpverify.polytope.plot_style import Theme as Theme
+    from milpverify.polytope.plot_style import save_figure as save_figure
     from milpverify.program.highs import Highs as Highs
     from milpverify.program.program import Program as Program
     from milpverify.program.program import ProgramBuilder as ProgramBuilder
