@@ -71,6 +71,11 @@ _HOME = {
     "tasks.progress": "Progress",
     "polytope.plot_neuron": "plot_relu",
     "polytope.plot_style": "Theme save_figure",
+    "polytope.input_slice": "InputSlice",
+    "polytope.linear_regions": "linear_regions LinearRegions",
+    "polytope.image": "Image",
+    "polytope.outline": "outline Outline Refinement",
+    "polytope.attribution": "attribute_gap Attribution ExactNeurons",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
@@ -129,6 +134,16 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.network.graph import Bounds as Bounds
     from milpverify.network.graph import Network as Network
     from milpverify.network.normalise import fold_normalisation as fold_normalisation
+    from milpverify.polytope.attribution import Attribution as Attribution
+    from milpverify.polytope.attribution import ExactNeurons as ExactNeurons
+    from milpverify.polytope.attribution import attribute_gap as attribute_gap
+    from milpverify.polytope.image import Image as Image
+    from milpverify.polytope.input_slice import InputSlice as InputSlice
+    from milpverify.polytope.linear_regions import LinearRegions as LinearRegions
+    from milpverify.polytope.linear_regions import linear_regions as linear_regions
+    from milpverify.polytope.outline import Outline as Outline
+    from milpverify.polytope.outline import Refinement as Refinement
+    from milpverify.polytope.outline import outline as outline
     from milpverify.polytope.plot_neuron import plot_relu as plot_relu
     from milpverify.polytope.plot_style import Theme as Theme
     from milpverify.polytope.plot_style import save_figure as save_figure

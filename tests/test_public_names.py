@@ -22,6 +22,7 @@ NAMES = """
     load_property minimum_epsilon output_range possibly_adversarial progressive_bounds reachable_classes read_vnnlib
     replay robustness verify worst_margin
     Certificate Certified CheckResult PhaseProver Proof ProofError Prover certify check_exact read_certificate
+    Attribution ExactNeurons Image InputSlice LinearRegions Outline Refinement attribute_gap linear_regions outline
 """
 
 
