@@ -126,7 +126,7 @@ class LinearRegions:
         return self.outputs.min(axis=0), self.outputs.max(axis=0)
 
     def locate(self, points: np.ndarray) -> np.ndarray:
-        """The region with each point's activation pattern, -1 for none, shape (m,); points (s, t) of the set, (m, 2)."""
+        """The region with the activation pattern of each point (s, t), -1 for none: (m, 2) -> (m,)."""
         return _located(self, np.atleast_2d(np.asarray(points, dtype=np.float64)))
 
 

@@ -69,7 +69,7 @@ class Outline:
 
     @property
     def gap(self) -> float | None:
-        """How far the outer polygon reaches beyond the inner one at most, a distance in the plane; None without points."""
+        """How far the outer polygon reaches beyond the inner one at most; None without points."""
         raise NotImplementedError
 
     def support(self, directions: np.ndarray) -> np.ndarray:
