@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".svg", ".pdf", ".png")
 PNG_DPI = 200
+FILLING_DPI = 400  # of what is drawn as pixels in a vector file: fillings of very many polygons
 WRAP = 145  # characters of a caption's line, in a figure ten inches wide
 SOLID: Any = "solid"
 
@@ -34,12 +35,14 @@ class Pen:
     """How one method is drawn.
 
     Attributes:
+        label: Its name in legends.
         light, dark: Its colour on either paper.
         dash: matplotlib's line style.
         width: In points.
         rank: Looser methods have a higher one, and are drawn below.
     """
 
+    label: str
     light: str
     dark: str
     dash: Any = SOLID
@@ -49,16 +52,16 @@ class Pen:
 
 PENS: Mapping[str, Pen] = MappingProxyType(
     {
-        "exact": Pen("#111111", "#f5f5f5", SOLID, 1.6, 0),
-        "lp": Pen("#228833", "#5fc46f", SOLID, 1.4, 1),
-        "alpha": Pen("#aa3377", "#dd77b0", (0, (5, 1.5)), 1.4, 2),
-        "crown": Pen("#4477aa", "#79a9dc", (0, (7, 1.5, 1.5, 1.5)), 1.4, 3),
-        "fastlin": Pen("#ee6677", "#ff8d9b", (0, (3, 1.5)), 1.4, 4),
-        "interval": Pen("#b8860b", "#e3c25a", (0, (1, 1.2)), 1.6, 5),
-        "naive": Pen("#808080", "#a8a8a8", (0, (1, 2.5)), 1.4, 6),
+        "exact": Pen("exact", "#111111", "#f5f5f5", SOLID, 1.6, 0),
+        "lp": Pen("triangle LP", "#228833", "#5fc46f", SOLID, 1.4, 1),
+        "alpha": Pen("α-CROWN", "#aa3377", "#dd77b0", (0, (5, 1.5)), 1.4, 2),
+        "crown": Pen("CROWN", "#4477aa", "#79a9dc", (0, (7, 1.5, 1.5, 1.5)), 1.4, 3),
+        "fastlin": Pen("Fast-Lin", "#ee6677", "#ff8d9b", (0, (3, 1.5)), 1.4, 4),
+        "interval": Pen("interval", "#b8860b", "#e3c25a", (0, (1, 1.2)), 1.6, 5),
+        "naive": Pen("naive layer-wise", "#808080", "#a8a8a8", (0, (1, 2.5)), 1.4, 6),
     }
 )
-OTHER = Pen("#66ccee", "#9be3ff", (0, (6, 2, 1, 2, 1, 2)), 1.4, 7)  # a method of the user's own
+OTHER = Pen("", "#66ccee", "#9be3ff", (0, (6, 2, 1, 2, 1, 2)), 1.4, 7)  # a method of the user's own
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,10 @@ class Theme:
             "linewidth": pen.width,
             "zorder": 10 - pen.rank,
         }
+
+    def label(self, method: str) -> str:
+        """A method's name in legends."""
+        return PENS.get(method, OTHER).label or method
 
     def figure(self, width: float, height: float) -> Figure:
         """An empty figure of so many inches. The object interface: no global figure, no window system."""
@@ -159,7 +166,13 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     kind = path.suffix[1:].lower()
     metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
     with matplotlib.rc_context({"svg.hashsalt": "milpverify", "svg.fonttype": "none", "pdf.fonttype": 42}):
-        figure.savefig(image, format=kind, dpi=PNG_DPI, metadata=metadata, facecolor=figure.get_facecolor())
+        figure.savefig(
+            image,
+            format=kind,
+            dpi=PNG_DPI if kind == "png" else FILLING_DPI,
+            metadata=metadata,
+            facecolor=figure.get_facecolor(),
+        )
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         temporary.write_bytes(image.getvalue())
