@@ -66,10 +66,10 @@ def _graph(axes: Axes, l: float, u: float, theme: Theme) -> None:
     """relu, drawn beyond [l, u] faintly."""
     room = ROOM * ((u - l) or 1.0)
     wide = np.array([min(l - room, -room), 0.0, max(u + room, room)])
-    axes.plot(wide, np.maximum(wide, 0.0), color=theme.faint, linewidth=0.9, zorder=9)
+    axes.plot(wide, np.maximum(wide, 0.0), color=theme.faint, linewidth=0.9, zorder=19)
     part = np.unique(np.clip([l, 0.0, u], l, u))
     axes.plot(part, np.maximum(part, 0.0), label="z = relu(ẑ)", solid_capstyle="round", **theme.line("exact"))
-    axes.plot([l, u], np.maximum([l, u], 0.0), "o", color=theme.colour("exact"), markersize=3.5, zorder=11)
+    axes.plot([l, u], np.maximum([l, u], 0.0), "o", color=theme.colour("exact"), markersize=3.5, zorder=21)
     for at, name in ((l, "l"), (u, "u")):
         axes.axvline(at, color=theme.faint, linewidth=0.6, linestyle=(0, (2, 2)), zorder=0)
         axes.annotate(

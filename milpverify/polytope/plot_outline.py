@@ -15,7 +15,7 @@ import numpy as np
 from milpverify.errors import OptionError
 from milpverify.polytope.image import Image
 from milpverify.polytope.outline import Outline
-from milpverify.polytope.plot_style import LIGHT, PENS, Theme
+from milpverify.polytope.plot_style import LIGHT, OTHER, PENS, Theme
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ class Panel:
     def methods(self) -> list[str]:
         """What is drawn, innermost first."""
         names = {outline.name for outline in self.outlines} | ({"exact"} if self.image is not None else set())
-        return sorted(names, key=lambda name: PENS[name].rank if name in PENS else 9)
+        return sorted(names, key=lambda name: PENS.get(name, OTHER).rank)
 
 
 def plot_panels(
@@ -134,7 +134,7 @@ def _key(panels: Sequence[Sequence[Panel]], theme: Theme) -> list[object]:
     for row in panels:
         for panel in row:
             methods += [method for method in panel.methods if method not in methods]
-    methods.sort(key=lambda name: PENS[name].rank if name in PENS else 9)
+    methods.sort(key=lambda name: PENS.get(name, OTHER).rank)
     entries: list[object] = []
     if any(panel.image is not None for row in panels for panel in row):
         entries.append(Patch(color=theme.set_face, label="exact set"))

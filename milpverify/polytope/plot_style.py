@@ -53,15 +53,18 @@ class Pen:
 PENS: Mapping[str, Pen] = MappingProxyType(
     {
         "exact": Pen("exact", "#111111", "#f5f5f5", SOLID, 1.6, 0),
-        "lp": Pen("triangle LP", "#228833", "#5fc46f", SOLID, 1.4, 1),
-        "alpha": Pen("α-CROWN", "#aa3377", "#dd77b0", (0, (5, 1.5)), 1.4, 2),
-        "crown": Pen("CROWN", "#4477aa", "#79a9dc", (0, (7, 1.5, 1.5, 1.5)), 1.4, 3),
-        "fastlin": Pen("Fast-Lin", "#ee6677", "#ff8d9b", (0, (3, 1.5)), 1.4, 4),
-        "interval": Pen("interval", "#b8860b", "#e3c25a", (0, (1, 1.2)), 1.6, 5),
-        "naive": Pen("naive layer-wise", "#808080", "#a8a8a8", (0, (1, 2.5)), 1.4, 6),
+        "trees": Pen("neuron trees", "#7a5195", "#b79bd0", (0, (9, 1.5)), 1.4, 1),
+        "lp": Pen("triangle LP", "#228833", "#5fc46f", SOLID, 1.4, 2),
+        "kappa": Pen("κ-CROWN", "#0b7a99", "#4fc3e0", (0, (4, 1, 1, 1, 1, 1)), 1.4, 3),
+        "alpha": Pen("α-CROWN", "#aa3377", "#dd77b0", (0, (5, 1.5)), 1.4, 4),
+        "crown": Pen("CROWN", "#4477aa", "#79a9dc", (0, (7, 1.5, 1.5, 1.5)), 1.4, 5),
+        "fastlin": Pen("Fast-Lin", "#dd5566", "#ff8d9b", (0, (3, 1.5)), 1.4, 6),
+        "zonotope": Pen("zonotope", "#8c5a3c", "#c79a7b", (0, (2, 1, 6, 1)), 1.4, 7),
+        "interval": Pen("interval", "#a67c00", "#e3c25a", (0, (1, 1.2)), 1.6, 8),
+        "norms": Pen("naive layer-wise", "#808080", "#a8a8a8", (0, (1, 2.5)), 1.4, 9),
     }
 )
-OTHER = Pen("", "#66ccee", "#9be3ff", (0, (6, 2, 1, 2, 1, 2)), 1.4, 7)  # a method of the user's own
+OTHER = Pen("", "#cc5500", "#ffa04d", (0, (6, 2, 1, 2, 1, 2)), 1.4, 10)  # a method of the user's own
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Theme:
             "color": self.colour(method),
             "linestyle": pen.dash,
             "linewidth": pen.width,
-            "zorder": 10 - pen.rank,
+            "zorder": 20 - pen.rank,
         }
 
     def label(self, method: str) -> str:
