@@ -12,16 +12,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from milpverify.bounds.backward import Crown, FastLin
+from milpverify.bounds.method import BoundMethod, Interval
 from milpverify.errors import OptionError
+from milpverify.network.graph import Network
 from milpverify.polytope.image import Image
-from milpverify.polytope.outline import Outline
-from milpverify.polytope.plot_style import LIGHT, OTHER, PENS, Theme
+from milpverify.polytope.linear_regions import linear_regions
+from milpverify.polytope.outline import Outline, Refinement, outline
+from milpverify.polytope.plot_style import LIGHT, OTHER, PENS, Theme, wrapped
+from milpverify.search.branch_and_bound import BranchAndBound
+from milpverify.spec.regions import Region
+from milpverify.tighten.lp import TriangleLP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PANEL_INCHES = 3.1
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 FEW = 3000  # polygons up to which the exact set is drawn as vectors; beyond, its filling becomes pixels
 
 
@@ -44,8 +52,89 @@ class Panel:
     @property
     def methods(self) -> list[str]:
         """What is drawn, innermost first."""
-        names = {outline.name for outline in self.outlines} | ({"exact"} if self.image is not None else set())
+        names = {found.name for found in self.outlines} | ({"exact"} if self.image is not None else set())
         return sorted(names, key=lambda name: PENS.get(name, OTHER).rank)
+
+    @property
+    def exact_area(self) -> float | None:
+        """Area of the exact set where it is drawn, else of its convex hull; None where neither is there."""
+        hulls = [found.area for found in self.outlines if found.name == "exact"]
+        return self.image.area if self.image is not None else hulls[0] if hulls else None
+
+
+def plot_polytope(
+    net: Network,
+    region: Region,
+    relaxations: Sequence[BoundMethod] = (TriangleLP(), Crown(), FastLin(), Interval()),
+    *,
+    rows: np.ndarray | None = None,
+    refinement: Refinement | None = None,
+    theme: Theme = LIGHT,
+    title: str = "",
+) -> Figure:
+    """Draw what a region is mapped to in a plane of outputs, and what relaxations allow.
+
+    Where at most two inputs vary the exact set is drawn itself, else its convex hull by branch and bound.
+
+    Args:
+        net: The network.
+        region: The inputs.
+        relaxations: Each bounds the hidden neurons and the outputs by itself.
+        rows: The plane: two functionals of the outputs, shape (2, n_outputs); the first two outputs when None.
+        refinement: Of the outlines.
+        theme: `LIGHT` or `DARK`.
+        title: Above the figure.
+
+    Raises:
+        OptionError, RegionError, BoundsError: As `outline` and `linear_regions`.
+
+    Source:
+        Wong & Kolter 2018, figure 4.
+    """
+    panel = polytope_panel(net, region, relaxations, rows=rows, refinement=refinement)
+    return plot_panels([[panel]], theme, title, caption_of(panel))
+
+
+def polytope_panel(
+    net: Network,
+    region: Region,
+    relaxations: Sequence[BoundMethod],
+    *,
+    rows: np.ndarray | None = None,
+    refinement: Refinement | None = None,
+    title: str = "",
+) -> Panel:
+    """What `plot_polytope` draws."""
+    image = None
+    exact: list[Outline] = []
+    if int((region.upper > region.lower).sum()) <= 2:
+        image = linear_regions(net, region).image(rows)
+    else:
+        exact.append(outline(net, region, BranchAndBound(), rows=rows, refinement=refinement))
+    found = [outline(net, region, method, rows=rows, refinement=refinement) for method in relaxations]
+    return Panel((*exact, *found), image, title, _axis_names(net, rows))
+
+
+def caption_of(panel: Panel) -> str:
+    """Areas, and how many times as large the relaxations' are."""
+    exact = panel.exact_area
+    told = []
+    if panel.image is not None:
+        told.append(f"exact set: {len(panel.image):,} linear regions, area {panel.image.area:.4g}")
+    for found in sorted(panel.outlines, key=lambda o: PENS.get(o.name, OTHER).rank):
+        times = f" ({found.area / exact:.4g} times)" if exact and found.name != "exact" else ""
+        told.append(f"{LIGHT.label(found.name)} {found.area:.4g}{times}")
+    return "; ".join(told) + "."
+
+
+def _axis_names(net: Network, rows: np.ndarray | None) -> tuple[str, str]:
+    """The outputs' names where the rows are single outputs."""
+    names = []
+    for i, row in enumerate(np.eye(2, net.n_outputs) if rows is None else np.asarray(rows, dtype=np.float64)):
+        place = np.flatnonzero(row)
+        one = len(place) == 1 and row[place[0]] == 1.0
+        names.append(f"y{str(place[0]).translate(SUBSCRIPTS)}" if one else f"functional {i + 1} of the outputs")
+    return names[0], names[1]
 
 
 def plot_panels(
@@ -67,22 +156,26 @@ def plot_panels(
             f"plot_panels: rows of {[len(row) for row in panels]} panels; give at least one, and rows of one length."
         )
     rows, columns = len(panels), len(panels[0])
-    width = max(PANEL_INCHES * columns, 4.6)
-    figure = theme.figure(width, PANEL_INCHES * 0.9 * rows + 0.9)
-    grid = figure.subplots(
-        rows, columns, squeeze=False, sharex="row" if share else "none", sharey="row" if share else "none"
-    )
+    width, key = max(PANEL_INCHES * columns, 5.4), _key(panels, theme)
+    per_line = max(3, int(width / 1.5))
+    lines = wrapped(caption, width) if caption else []
+    body, foot = max(PANEL_INCHES * 0.9 * rows + 0.3, 3.8), 0.12 + 0.21 * -(-len(key) // per_line) + 0.14 * len(lines)
+    figure = theme.figure(width, body + foot)
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(body, foot))[:, 0]
+    for part in (top, bottom):
+        part.set_facecolor(theme.paper)
+    shared = "row" if share else "none"
+    grid = top.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
     for row, axes_row in zip(panels, grid, strict=True):
         for panel, axes in zip(row, axes_row, strict=True):
             _draw(axes, panel, theme)
     if title:
-        figure.suptitle(title, fontsize=11, color=theme.ink)
-    figure.legend(
-        handles=_key(panels, theme), loc="outside lower center", ncols=4, fontsize=8, frameon=False,
-        labelcolor=theme.ink,
+        top.suptitle(title, fontsize=11, color=theme.ink)
+    bottom.legend(
+        handles=key, loc="upper center", ncols=per_line, fontsize=8, frameon=False, labelcolor=theme.ink,
+        borderaxespad=0.0,
     )  # fmt: skip
-    if caption:
-        theme.caption(figure, caption)
+    bottom.text(0.5, 0.06 / foot, "\n".join(lines), ha="center", va="bottom", fontsize=8, color=theme.faint)
     return figure
 
 
@@ -91,8 +184,8 @@ def _draw(axes: Axes, panel: Panel, theme: Theme) -> None:
     if panel.image is not None:
         _fill(axes, panel.image, theme)
         _ring(axes, panel.image.hull, theme, "exact")
-    for outline in panel.outlines:
-        _ring(axes, outline.outer, theme, outline.name)
+    for found in panel.outlines:
+        _ring(axes, found.outer, theme, found.name)
     axes.set_title(panel.title, fontsize=9, color=theme.ink)
     axes.set_xlabel(panel.axes[0], fontsize=8)
     axes.set_ylabel(panel.axes[1], fontsize=8)
@@ -139,7 +232,7 @@ def _key(panels: Sequence[Sequence[Panel]], theme: Theme) -> list[object]:
     if any(panel.image is not None for row in panels for panel in row):
         entries.append(Patch(color=theme.set_face, label="exact set"))
     for method in methods:
-        label = "its convex hull" if method == "exact" and entries else theme.label(method)
+        label = "its hull" if method == "exact" and entries else theme.label(method)
         line = theme.line(method)
         line.pop("zorder")
         entries.append(Line2D([], [], label=label, **line))

@@ -131,11 +131,15 @@ class Theme:
 
     def caption(self, figure: Figure, text: str) -> None:
         """Numbers and units below a figure."""
-        import textwrap
+        figure.supxlabel("\n".join(wrapped(text, figure.get_figwidth())), fontsize=8, color=self.faint)
 
-        width = max(40, int(WRAP * figure.get_figwidth() / 10.0))
-        lines = [line for part in text.split("\n") for line in textwrap.wrap(part, width) or [""]]
-        figure.supxlabel("\n".join(lines), fontsize=8, color=self.faint)
+
+def wrapped(text: str, width: float) -> list[str]:
+    """The lines of a caption in a figure of so many inches."""
+    import textwrap
+
+    most = max(40, int(WRAP * width / 10.0))
+    return [line for part in text.split("\n") for line in textwrap.wrap(part, most) or [""]]
 
 
 LIGHT = Theme()
