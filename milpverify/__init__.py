@@ -69,13 +69,17 @@ _HOME = {
     "tasks.ladder": "bound_ladder",
     "tasks.rungs": "Ladder Rung",
     "tasks.progress": "Progress",
+    "polytope.plot_gaps": "plot_gaps",
     "polytope.plot_neuron": "plot_relu",
+    "polytope.plot_outline": "plot_polytope plot_panels polytope_panel Panel",
     "polytope.plot_style": "Theme save_figure",
     "polytope.input_slice": "InputSlice",
     "polytope.linear_regions": "linear_regions LinearRegions",
     "polytope.image": "Image",
-    "polytope.outline": "outline Outline Refinement",
-    "polytope.attribution": "attribute_gap Attribution ExactNeurons",
+    "polytope.refinement": "Refinement",
+    "polytope.outline": "outline Outline",
+    "polytope.exact_neurons": "ExactNeurons",
+    "polytope.attribution": "attribute_gap Attribution",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
@@ -135,18 +139,23 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.network.graph import Network as Network
     from milpverify.network.normalise import fold_normalisation as fold_normalisation
     from milpverify.polytope.attribution import Attribution as Attribution
-    from milpverify.polytope.attribution import ExactNeurons as ExactNeurons
     from milpverify.polytope.attribution import attribute_gap as attribute_gap
+    from milpverify.polytope.exact_neurons import ExactNeurons as ExactNeurons
     from milpverify.polytope.image import Image as Image
     from milpverify.polytope.input_slice import InputSlice as InputSlice
     from milpverify.polytope.linear_regions import LinearRegions as LinearRegions
     from milpverify.polytope.linear_regions import linear_regions as linear_regions
     from milpverify.polytope.outline import Outline as Outline
-    from milpverify.polytope.outline import Refinement as Refinement
     from milpverify.polytope.outline import outline as outline
+    from milpverify.polytope.plot_gaps import plot_gaps as plot_gaps
     from milpverify.polytope.plot_neuron import plot_relu as plot_relu
+    from milpverify.polytope.plot_outline import Panel as Panel
+    from milpverify.polytope.plot_outline import plot_panels as plot_panels
+    from milpverify.polytope.plot_outline import plot_polytope as plot_polytope
+    from milpverify.polytope.plot_outline import polytope_panel as polytope_panel
     from milpverify.polytope.plot_style import Theme as Theme
     from milpverify.polytope.plot_style import save_figure as save_figure
+    from milpverify.polytope.refinement import Refinement as Refinement
     from milpverify.program.highs import Highs as Highs
     from milpverify.program.program import Program as Program
     from milpverify.program.program import ProgramBuilder as ProgramBuilder

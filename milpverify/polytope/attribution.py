@@ -14,7 +14,6 @@ Source: Wong & Kolter 2018, section 3 (the dual network); Salman et al. 2019 (th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,14 +84,3 @@ def attribute_gap(
         candidates: For so many neurons, those of the largest slack or share, the gain is worked out; all when None.
     """
     raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class ExactNeurons(BoundMethod):
-    """The triangle LP with some neurons exact: a MILP with one binary for each of them.
-
-    Attributes:
-        neurons: (layer, index) pairs; those that are stable are exact anyway.
-    """
-
-    neurons: Sequence[Neuron] = ()

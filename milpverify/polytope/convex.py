@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from milpverify.errors import OptionError
+
 AXES = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
 SLACK = 2.0**-46  # of the polygon's size: vertices so far beyond a half-plane stay, so that flat polygons survive
 
@@ -103,3 +105,19 @@ def half_planes(directions: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     for normal, offset in zip(directions, offsets, strict=True):
         polygon = clip(polygon, normal, float(offset), slack)
     return polygon
+
+
+def plane_rows(who: str, rows: np.ndarray | None, size: int) -> np.ndarray:
+    """Two functionals of `size` values, shape (2, size); the first two values when None.
+
+    Raises:
+        OptionError: If the shape does not fit, a number is not finite, or there are not two values.
+    """
+    if rows is None and size < 2:
+        raise OptionError(
+            f"{who}: the network has {size} output, a plane needs two functionals. Give rows (2, {size})."
+        )
+    chosen = np.eye(2, size) if rows is None else np.asarray(rows, dtype=np.float64)
+    if chosen.shape != (2, size) or not np.isfinite(chosen).all():
+        raise OptionError(f"{who}: rows of shape {chosen.shape} came, expected finite ones of shape (2, {size}).")
+    return chosen

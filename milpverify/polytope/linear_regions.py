@@ -19,6 +19,7 @@ from milpverify.bounds.compute import compute_bounds
 from milpverify.errors import OptionError
 from milpverify.network.condense import condense
 from milpverify.network.graph import Affine, Network, relu
+from milpverify.polytope.convex import plane_rows
 from milpverify.polytope.image import Image
 from milpverify.polytope.input_slice import InputSlice, on_slice
 from milpverify.polytope.mesh import Cut, Mesh, cut
@@ -164,22 +165,6 @@ def linear_regions(
         mesh.corners[np.arange(mesh.corners.shape[1]) < counts[:, None]], mesh.areas() * float(half[0] * half[1]),
         kept, active, always, small, center, half,
     )  # fmt: skip
-
-
-def plane_rows(who: str, rows: np.ndarray | None, size: int) -> np.ndarray:
-    """Two functionals of `size` values, shape (2, size); the first two values when None.
-
-    Raises:
-        OptionError: If the shape does not fit, a number is not finite, or there are not two values.
-    """
-    if rows is None and size < 2:
-        raise OptionError(
-            f"{who}: the network has {size} output, a plane needs two functionals. Give rows (2, {size})."
-        )
-    chosen = np.eye(2, size) if rows is None else np.asarray(rows, dtype=np.float64)
-    if chosen.shape != (2, size) or not np.isfinite(chosen).all():
-        raise OptionError(f"{who}: rows of shape {chosen.shape} came, expected finite ones of shape (2, {size}).")
-    return chosen
 
 
 def _condensed(

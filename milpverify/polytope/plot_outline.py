@@ -18,8 +18,9 @@ from milpverify.errors import OptionError
 from milpverify.network.graph import Network
 from milpverify.polytope.image import Image
 from milpverify.polytope.linear_regions import linear_regions
-from milpverify.polytope.outline import Outline, Refinement, outline
+from milpverify.polytope.outline import Outline, outline
 from milpverify.polytope.plot_style import LIGHT, OTHER, PENS, Theme, wrapped
+from milpverify.polytope.refinement import Refinement
 from milpverify.search.branch_and_bound import BranchAndBound
 from milpverify.spec.regions import Region
 from milpverify.tighten.lp import TriangleLP
