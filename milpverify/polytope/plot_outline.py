@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from milpverify.network.graph import Network
 from milpverify.polytope.image import Image
 from milpverify.polytope.linear_regions import linear_regions
 from milpverify.polytope.outline import Outline, outline
-from milpverify.polytope.plot_style import LIGHT, OTHER, PENS, Theme, wrapped
+from milpverify.polytope.plot_style import LIGHT, Theme, rank_of, wrapped
 from milpverify.polytope.refinement import Refinement
 from milpverify.search.branch_and_bound import BranchAndBound
 from milpverify.spec.regions import Region
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 PANEL_INCHES = 3.1
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+DWARFS = 20.0  # times the size of what is within it: such an outline is left to the caption
 FEW = 3000  # polygons up to which the exact set is drawn as vectors; beyond, its filling becomes pixels
 
 
@@ -50,11 +52,18 @@ class Panel:
     title: str = ""
     axes: tuple[str, str] = ("y₀", "y₁")
 
-    @property
-    def methods(self) -> list[str]:
-        """What is drawn, innermost first."""
-        names = {found.name for found in self.outlines} | ({"exact"} if self.image is not None else set())
-        return sorted(names, key=lambda name: PENS.get(name, OTHER).rank)
+    @cached_property
+    def shown(self) -> list[Outline]:
+        """What is drawn, innermost first: no outline that dwarfs those within it, of which nothing would be seen."""
+        points = [] if self.image is None else [self.image.points]
+        shown: list[Outline] = []
+        for found in sorted(self.outlines, key=lambda found: rank_of(found.name)):
+            size = np.ptp(np.concatenate(points), axis=0) if points else np.zeros(2)
+            if (size > 0).all() and (np.ptp(found.outer, axis=0) > DWARFS * size).any():
+                continue
+            points.append(found.outer)
+            shown.append(found)
+        return shown
 
     @property
     def exact_area(self) -> float | None:
@@ -122,9 +131,10 @@ def caption_of(panel: Panel) -> str:
     told = []
     if panel.image is not None:
         told.append(f"exact set: {len(panel.image):,} linear regions, area {panel.image.area:.4g}")
-    for found in sorted(panel.outlines, key=lambda o: PENS.get(o.name, OTHER).rank):
+    for found in sorted(panel.outlines, key=lambda found: rank_of(found.name)):
         times = f" ({found.area / exact:.4g} times)" if exact and found.name != "exact" else ""
-        told.append(f"{LIGHT.label(found.name)} {found.area:.4g}{times}")
+        beyond = "" if found in panel.shown else ", beyond the picture"
+        told.append(f"{LIGHT.label(found.name)} {found.area:.4g}{times}{beyond}")
     return "; ".join(told) + "."
 
 
@@ -185,7 +195,7 @@ def _draw(axes: Axes, panel: Panel, theme: Theme) -> None:
     if panel.image is not None:
         _fill(axes, panel.image, theme)
         _ring(axes, panel.image.hull, theme, "exact")
-    for found in panel.outlines:
+    for found in panel.shown:
         _ring(axes, found.outer, theme, found.name)
     axes.set_title(panel.title, fontsize=9, color=theme.ink)
     axes.set_xlabel(panel.axes[0], fontsize=8)
@@ -224,15 +234,13 @@ def _key(panels: Sequence[Sequence[Panel]], theme: Theme) -> list[object]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    methods: list[str] = []
-    for row in panels:
-        for panel in row:
-            methods += [method for method in panel.methods if method not in methods]
-    methods.sort(key=lambda name: PENS.get(name, OTHER).rank)
+    every = [panel for row in panels for panel in row]
+    methods = {found.name for panel in every for found in panel.shown}
     entries: list[object] = []
-    if any(panel.image is not None for row in panels for panel in row):
+    if any(panel.image is not None for panel in every):
         entries.append(Patch(color=theme.set_face, label="exact set"))
-    for method in methods:
+        methods.add("exact")
+    for method in sorted(methods, key=rank_of):
         label = "its hull" if method == "exact" and entries else theme.label(method)
         line = theme.line(method)
         line.pop("zorder")

@@ -67,6 +67,11 @@ PENS: Mapping[str, Pen] = MappingProxyType(
 OTHER = Pen("", "#cc5500", "#ffa04d", (0, (6, 2, 1, 2, 1, 2)), 1.4, 10)  # a method of the user's own
 
 
+def rank_of(method: str) -> int:
+    """Where a method stands from the exact set outwards."""
+    return PENS.get(method, OTHER).rank
+
+
 @dataclass(frozen=True)
 class Theme:
     """Colours of everything that is no method.
