@@ -79,7 +79,8 @@ _HOME = {
     "polytope.refinement": "Refinement",
     "polytope.outline": "outline Outline",
     "polytope.exact_neurons": "ExactNeurons",
-    "polytope.attribution": "attribute_gap Attribution",
+    "polytope.comparison": "compare_outlines nested_outlines OutlineRow OutlineTable",
+    "polytope.attribution": "attribute_gap Attribution NeuronGap",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
@@ -139,7 +140,12 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.network.graph import Network as Network
     from milpverify.network.normalise import fold_normalisation as fold_normalisation
     from milpverify.polytope.attribution import Attribution as Attribution
+    from milpverify.polytope.attribution import NeuronGap as NeuronGap
     from milpverify.polytope.attribution import attribute_gap as attribute_gap
+    from milpverify.polytope.comparison import OutlineRow as OutlineRow
+    from milpverify.polytope.comparison import OutlineTable as OutlineTable
+    from milpverify.polytope.comparison import compare_outlines as compare_outlines
+    from milpverify.polytope.comparison import nested_outlines as nested_outlines
     from milpverify.polytope.exact_neurons import ExactNeurons as ExactNeurons
     from milpverify.polytope.image import Image as Image
     from milpverify.polytope.input_slice import InputSlice as InputSlice

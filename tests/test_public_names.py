@@ -23,6 +23,7 @@ NAMES = """
     replay robustness verify worst_margin
     Certificate Certified CheckResult PhaseProver Proof ProofError Prover certify check_exact read_certificate
     Attribution ExactNeurons Image InputSlice LinearRegions Outline Refinement attribute_gap linear_regions outline
+    NeuronGap OutlineRow OutlineTable compare_outlines nested_outlines
 """
 
 

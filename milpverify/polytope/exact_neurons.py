@@ -22,6 +22,7 @@ from milpverify.network.graph import Bounds
 from milpverify.program.highs import Highs
 from milpverify.program.solver import Limits, Solver
 from milpverify.spec.regions import L2Ball
+from milpverify.tighten.lp import TriangleLP
 from milpverify.tighten.target import Target, check_limits, left, one_region
 
 Neuron = tuple[int, int]  # hidden layer from 1, index in that layer
@@ -46,7 +47,8 @@ class ExactNeurons(BoundMethod):
 
     Rows of outputs are minimised; hidden neurons are bounded by CROWN, whose bounds the program stands on. With every
     unstable neuron listed it is the exact program. Solver-trusted: a bound counts less `tolerance`, times the largest
-    bound or coefficient where that exceeds 1; programs whose sums reach beyond 1e7 are not believed.
+    bound or coefficient where that exceeds 1, but no less than the LP's; programs whose sums reach beyond 1e7 are not
+    believed.
 
     Attributes:
         neurons: (hidden layer from 1, index) of the neurons made exact; stable ones among them change nothing.
@@ -84,9 +86,9 @@ class ExactNeurons(BoundMethod):
         return Crown().refine(problem, k, l, u)
 
     def rows(self, problem: DualProblem, rows: np.ndarray) -> DualBound:
-        crown = Crown().rows(problem, rows)
+        relaxed = TriangleLP().rows(problem, rows)
         value = np.array([found.value for found in self.minima(problem, rows)])
-        return DualBound(np.maximum(crown.value, value), crown.input_lam, solver_trusted=True)
+        return DualBound(np.maximum(relaxed.value, value), relaxed.input_lam, solver_trusted=True)
 
     def minima(self, problem: DualProblem, rows: np.ndarray, others: np.ndarray | None = None) -> list[Minimum]:
         """The least value of every row, and further rows at the points that attain them.

@@ -138,12 +138,12 @@ class ExactNeuronsSupport(SupportFunction):
 
     def ask(self, directions: np.ndarray) -> Answer:
         rows = -directions @ self._plane.rows
-        crown = Crown().rows(self._problem, rows).value
+        relaxed = TriangleLP().rows(self._problem, rows).value
         found = self._method.minima(self._problem, rows, self._plane.rows)
         value = np.array([minimum.value for minimum in found])
         missing = np.full(2, np.nan)
         points = [missing if minimum.outputs is None else minimum.outputs[-2:] for minimum in found]
-        return Answer(-np.maximum(crown, value), np.stack(points), True)
+        return Answer(-np.maximum(relaxed, value), np.stack(points), True)
 
 
 class ExactSupport(SupportFunction):
