@@ -13,6 +13,7 @@ from milpverify.bounds.compute import compute_bounds
 from milpverify.bounds.method import BoundMethod, Interval
 from milpverify.errors import OptionError
 from milpverify.network.graph import Bounds, Network
+from milpverify.polytope.convex import polygon_area, support
 from milpverify.polytope.outline import Outline, below, exact_method, outline
 from milpverify.polytope.refinement import Refinement
 from milpverify.search.question import Search
@@ -30,6 +31,26 @@ class PlanarSet(Protocol):
     def area(self) -> float: ...
 
     def support(self, directions: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Polygon:
+    """A convex polygon as a set that outlines are measured against.
+
+    Attributes:
+        corners: Counter-clockwise, shape (k, 2).
+    """
+
+    corners: np.ndarray
+
+    @property
+    def area(self) -> float:
+        """Its area."""
+        return polygon_area(self.corners)
+
+    def support(self, directions: np.ndarray) -> np.ndarray:
+        """max d . p over it for directions (m, 2), shape (m,). Floating."""
+        return support(self.corners, directions)
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,11 @@ def plot_gaps(attribution: Attribution, most: int = 12, theme: Theme = LIGHT, ti
     Raises:
         OptionError: If the network has no hidden layer, or `most` is not positive.
     """
-    if not attribution.share or most < 1:
+    if not attribution.sizes or most < 1:
         raise OptionError(
-            f"plot_gaps: {len(attribution.share)} hidden layers and a ranking of {most}; give one of each."
+            f"plot_gaps: {len(attribution.sizes)} hidden layers and a ranking of {most}; give one of each at least."
         )
-    blocks = [_block(share) for share in attribution.share]
+    blocks = [_block(share) for share in attribution.shares()]
     figure = theme.figure(9.0, max(2.6, min(7.0, 0.9 + 0.34 * sum(len(block) ** 0.8 for block in blocks))))
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.5, 1.0))[0]
     for part in (left, right):
@@ -46,7 +46,7 @@ def plot_gaps(attribution: Attribution, most: int = 12, theme: Theme = LIGHT, ti
     grid = left.subplots(len(blocks), 1, squeeze=False, height_ratios=[max(len(block), 1.0) for block in blocks])[:, 0]
     reach = max((float(block[np.isfinite(block)].max(initial=0.0)) for block in blocks), default=0.0) or 1.0
     for layer, (axes, block) in enumerate(zip(grid, blocks, strict=True), start=1):
-        _dress(axes, theme, f"layer {layer}\n{attribution.share[layer - 1].size} ReLUs")
+        _dress(axes, theme, f"layer {layer}\n{attribution.sizes[layer - 1]} ReLUs")
         shown = axes.pcolormesh(
             np.ma.masked_equal(np.ma.masked_invalid(block), 0.0),
             cmap=theme.ramp,
@@ -63,7 +63,7 @@ def plot_gaps(attribution: Attribution, most: int = 12, theme: Theme = LIGHT, ti
     _ranking(right.subplots(), attribution, most, theme)
     if title:
         figure.suptitle(title, fontsize=11, color=theme.ink)
-    gap, unstable = attribution.attained - attribution.lower, len(attribution.neurons)
+    gap, unstable = attribution.gap, len(attribution.neurons)
     top = sum(neuron.share for neuron in sorted(attribution.neurons, key=lambda n: -n.share)[:most])
     part = f"the {min(most, unstable)} largest shares are {top / gap:.0%} of it" if gap > 0 else "there is none"
     theme.caption(

@@ -17,9 +17,10 @@ from milpverify.bounds.backward import Crown, FastLin
 from milpverify.bounds.method import BoundMethod, Interval
 from milpverify.errors import OptionError
 from milpverify.network.graph import Network
+from milpverify.polytope.comparison import PlanarSet, Polygon
 from milpverify.polytope.image import Image
 from milpverify.polytope.linear_regions import linear_regions
-from milpverify.polytope.outline import Outline, outline
+from milpverify.polytope.outline import EXACT, Outline, outline
 from milpverify.polytope.plot_style import LIGHT, Theme, rank_of, wrapped
 from milpverify.polytope.refinement import Refinement
 from milpverify.search.branch_and_bound import BranchAndBound
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 PANEL_INCHES = 3.1
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-DWARFS = 20.0  # times the size of what is within it: such an outline is left to the caption
+DWARFS = 8.0  # times the size of what is within it: such an outline is left to the caption
 FEW = 3000  # polygons up to which the exact set is drawn as vectors; beyond, its filling becomes pixels
 
 
@@ -66,10 +67,20 @@ class Panel:
         return shown
 
     @property
-    def exact_area(self) -> float | None:
-        """Area of the exact set where it is drawn, else of its convex hull; None where neither is there."""
-        hulls = [found.area for found in self.outlines if found.name == "exact"]
-        return self.image.area if self.image is not None else hulls[0] if hulls else None
+    def hull(self) -> np.ndarray:
+        """The exact set's convex hull, counter-clockwise, shape (k, 2); of its outline the side that is attained."""
+        if self.image is not None:
+            return self.image.hull
+        inner = [found.inner for found in self.outlines if found.name == EXACT and found.inner is not None]
+        return inner[0] if inner else np.zeros((0, 2))
+
+    @property
+    def exact(self) -> PlanarSet | None:
+        """What outlines are measured against: the exact set, else what is attained of its convex hull, if anything is.
+
+        The hull is attained to the tolerance of its outline, so that no relaxation seems to be smaller than it is.
+        """
+        return self.image if self.image is not None else Polygon(self.hull) if len(self.hull) else None
 
 
 def plot_polytope(
@@ -112,29 +123,34 @@ def polytope_panel(
     *,
     rows: np.ndarray | None = None,
     refinement: Refinement | None = None,
+    time_limit_s: float | None = None,
     title: str = "",
 ) -> Panel:
-    """What `plot_polytope` draws."""
+    """What `plot_polytope` draws; time_limit_s is that of the hull's searches, whose outer side is drawn."""
     image = None
     exact: list[Outline] = []
     if int((region.upper > region.lower).sum()) <= 2:
         image = linear_regions(net, region).image(rows)
     else:
-        exact.append(outline(net, region, BranchAndBound(), rows=rows, refinement=refinement))
+        exact.append(
+            outline(net, region, BranchAndBound(), rows=rows, refinement=refinement, time_limit_s=time_limit_s)
+        )
     found = [outline(net, region, method, rows=rows, refinement=refinement) for method in relaxations]
     return Panel((*exact, *found), image, title, _axis_names(net, rows))
 
 
 def caption_of(panel: Panel) -> str:
     """Areas, and how many times as large the relaxations' are."""
-    exact = panel.exact_area
+    exact = 0.0 if panel.exact is None else panel.exact.area
     told = []
     if panel.image is not None:
         told.append(f"exact set: {len(panel.image):,} linear regions, area {panel.image.area:.4g}")
     for found in sorted(panel.outlines, key=lambda found: rank_of(found.name)):
-        times = f" ({found.area / exact:.4g} times)" if exact and found.name != "exact" else ""
+        times = f" ({found.area / exact:.4g} times)" if exact and found.name != EXACT else ""
         beyond = "" if found in panel.shown else ", beyond the picture"
-        told.append(f"{LIGHT.label(found.name)} {found.area:.4g}{times}{beyond}")
+        name = "exact hull" if found.name == EXACT else LIGHT.label(found.name)
+        area = exact if found.name == EXACT else found.area
+        told.append(f"{name} {area:.4g}{times}{beyond}")
     return "; ".join(told) + "."
 
 
@@ -194,7 +210,7 @@ def _draw(axes: Axes, panel: Panel, theme: Theme) -> None:
     theme.dress(axes, frame=True)
     if panel.image is not None:
         _fill(axes, panel.image, theme)
-        _ring(axes, panel.image.hull, theme, "exact")
+        _ring(axes, panel.image.hull, theme, EXACT)
     for found in panel.shown:
         _ring(axes, found.outer, theme, found.name)
     axes.set_title(panel.title, fontsize=9, color=theme.ink)
@@ -239,9 +255,11 @@ def _key(panels: Sequence[Sequence[Panel]], theme: Theme) -> list[object]:
     entries: list[object] = []
     if any(panel.image is not None for panel in every):
         entries.append(Patch(color=theme.set_face, label="exact set"))
-        methods.add("exact")
+        methods.add(EXACT)
     for method in sorted(methods, key=rank_of):
-        label = "its hull" if method == "exact" and entries else theme.label(method)
+        label = theme.label(method)
+        if method == EXACT:
+            label = "its hull" if any(panel.image is not None for panel in every) else "exact hull"
         line = theme.line(method)
         line.pop("zorder")
         entries.append(Line2D([], [], label=label, **line))

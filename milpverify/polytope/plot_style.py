@@ -54,6 +54,7 @@ PENS: Mapping[str, Pen] = MappingProxyType(
     {
         "exact": Pen("exact", "#111111", "#f5f5f5", SOLID, 1.6, 0),
         "trees": Pen("neuron trees", "#7a5195", "#b79bd0", (0, (9, 1.5)), 1.4, 1),
+        "exact neurons": Pen("LP, some ReLUs exact", "#c04f00", "#ffa04d", (0, (6, 2, 1, 2, 1, 2)), 1.4, 1),
         "lp": Pen("triangle LP", "#228833", "#5fc46f", SOLID, 1.4, 2),
         "kappa": Pen("κ-CROWN", "#0b7a99", "#4fc3e0", (0, (4, 1, 1, 1, 1, 1)), 1.4, 3),
         "alpha": Pen("α-CROWN", "#aa3377", "#dd77b0", (0, (5, 1.5)), 1.4, 4),
@@ -64,7 +65,7 @@ PENS: Mapping[str, Pen] = MappingProxyType(
         "norms": Pen("naive layer-wise", "#808080", "#a8a8a8", (0, (1, 2.5)), 1.4, 9),
     }
 )
-OTHER = Pen("", "#cc5500", "#ffa04d", (0, (6, 2, 1, 2, 1, 2)), 1.4, 10)  # a method of the user's own
+OTHER = Pen("", "#994455", "#ee99aa", (0, (8, 1, 2, 1)), 1.4, 10)  # a method of the user's own
 
 
 def rank_of(method: str) -> int:

@@ -67,7 +67,7 @@ def test_an_input_set_of_more_dimensions_has_the_hull_of_its_outputs():
     exact = next(o for o in found.outlines if o.name == "exact")
     x = np.random.default_rng(0).uniform(-0.3, 0.3, (4000, 3))
     inside = (net.forward(x) @ rows.T) @ exact.directions.T <= exact.offsets + 1e-9
-    assert inside.all() and found.exact_area == exact.area
+    assert inside.all() and exact.area >= found.exact.area > 0.99 * exact.area
 
 
 def test_a_set_that_is_a_point_is_a_dot():
