@@ -76,7 +76,8 @@ def cut(mesh: Mesh, values: np.ndarray, tolerance: np.ndarray, check: Callable[[
         check: Told how many faces there are whenever there are more.
     """
     sign = signs(values, tolerance)
-    crossing = np.flatnonzero((sign > 0).any(axis=0) & (sign < 0).any(axis=0))
+    # Of one that is nowhere negative there are faces on which it is zero, and others.
+    crossing = np.flatnonzero((sign > 0).any(axis=0) & (sign <= 0).any(axis=0))
     work = _Work(mesh, values[:, crossing], tolerance[crossing])
     for i in range(len(crossing)):
         work.cut_by(i)
