@@ -71,11 +71,10 @@ _HOME = {
     "tasks.progress": "Progress",
     "polytope.plot_gaps": "plot_gaps",
     "polytope.plot_neuron": "plot_relu",
-    "polytope.plot_outline": "plot_polytope plot_panels polytope_panel Panel",
+    "polytope.plot_outline": "plot_polytope plot_panels polytope_panel",
     "polytope.plot_style": "Theme save_figure",
     "polytope.input_slice": "InputSlice",
     "polytope.linear_regions": "linear_regions LinearRegions",
-    "polytope.image": "Image",
     "polytope.refinement": "Refinement",
     "polytope.outline": "outline Outline",
     "polytope.exact_neurons": "ExactNeurons",
@@ -147,7 +146,6 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.polytope.comparison import compare_outlines as compare_outlines
     from milpverify.polytope.comparison import nested_outlines as nested_outlines
     from milpverify.polytope.exact_neurons import ExactNeurons as ExactNeurons
-    from milpverify.polytope.image import Image as Image
     from milpverify.polytope.input_slice import InputSlice as InputSlice
     from milpverify.polytope.linear_regions import LinearRegions as LinearRegions
     from milpverify.polytope.linear_regions import linear_regions as linear_regions
@@ -155,7 +153,6 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.polytope.outline import outline as outline
     from milpverify.polytope.plot_gaps import plot_gaps as plot_gaps
     from milpverify.polytope.plot_neuron import plot_relu as plot_relu
-    from milpverify.polytope.plot_outline import Panel as Panel
     from milpverify.polytope.plot_outline import plot_panels as plot_panels
     from milpverify.polytope.plot_outline import plot_polytope as plot_polytope
     from milpverify.polytope.plot_outline import polytope_panel as polytope_panel

@@ -31,7 +31,9 @@ def test_a_notebook_is_stored_with_the_outputs_of_a_run_in_order(name):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_and_what_it_asserts_holds(name, tmp_path):
     notebook = nbformat.read(FOLDER / name, as_version=4)
-    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}, coalesce_streams=True
+    )
     client.execute()
     stored = nbformat.read(FOLDER / name, as_version=4)
     for cell, before in zip(notebook.cells, stored.cells, strict=True):

@@ -22,8 +22,9 @@ NAMES = """
     load_property minimum_epsilon output_range possibly_adversarial progressive_bounds reachable_classes read_vnnlib
     replay robustness verify worst_margin
     Certificate Certified CheckResult PhaseProver Proof ProofError Prover certify check_exact read_certificate
-    Attribution ExactNeurons Image InputSlice LinearRegions Outline Refinement attribute_gap linear_regions outline
+    Attribution ExactNeurons InputSlice LinearRegions Outline Refinement attribute_gap linear_regions outline
     NeuronGap OutlineRow OutlineTable compare_outlines nested_outlines
+    Theme plot_gaps plot_panels plot_polytope plot_relu polytope_panel save_figure
 """
 
 
