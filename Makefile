@@ -24,7 +24,7 @@ lint: $(VENV)/test.stamp
 
 # Run every notebook and store it with its outputs.
 notebooks: $(VENV)/test.stamp
-	OMP_NUM_THREADS=1 $(BIN)/jupyter-execute --NotebookClient.coalesce_streams=True --inplace notebooks/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,6 +1,8 @@
 """The notebooks run from the first cell to the last, and are stored as they ran."""
 
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +23,8 @@ def test_a_notebook_is_stored_with_the_outputs_of_a_run_in_order(name):
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    kinds = [output.output_type for cell in code for output in cell.outputs]
-    assert "error" not in kinds and "display_data" in kinds
+    found = [output.output_type for cell in code for output in cell.outputs]
+    assert "error" not in found and "display_data" in found
     assert not any(output.get("name") == "stderr" for cell in code for output in cell.outputs)
 
 
@@ -31,11 +33,13 @@ def test_a_notebook_is_stored_with_the_outputs_of_a_run_in_order(name):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_and_what_it_asserts_holds(name, tmp_path):
     notebook = nbformat.read(FOLDER / name, as_version=4)
-    client = nbclient.NotebookClient(
-        notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}, coalesce_streams=True
-    )
+    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     stored = nbformat.read(FOLDER / name, as_version=4)
     for cell, before in zip(notebook.cells, stored.cells, strict=True):
-        kinds = [output.output_type for output in cell.get("outputs", [])]
-        assert kinds == [output.output_type for output in before.get("outputs", [])], cell.source
+        assert kinds(cell) == kinds(before), cell.source
+
+
+def kinds(cell: dict[str, Any]) -> list[str]:
+    """Kinds of a cell's outputs; how a stream is cut into pieces is a matter of luck."""
+    return [kind for kind, _ in groupby(output["output_type"] for output in cell.get("outputs", []))]
