@@ -92,7 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.set_defaults(run=run)
     chosen = parser.parse_args(arguments)
     print(machine.describe())
-    chosen.run(chosen.seeds, chosen.eps)
+    try:
+        chosen.run(chosen.seeds, chosen.eps)
+    except mv.InputError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 

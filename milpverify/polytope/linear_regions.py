@@ -127,7 +127,7 @@ class LinearRegions:
         return self.outputs.min(axis=0), self.outputs.max(axis=0)
 
     def locate(self, points: np.ndarray) -> np.ndarray:
-        """The region with the activation pattern of each point (s, t), -1 for none: (m, 2) -> (m,)."""
+        """The region with the activation pattern of each point (s, t), (m, 2) -> (m,); -1 for none, as next to a border."""
         return _located(self, np.atleast_2d(np.asarray(points, dtype=np.float64)))
 
 
@@ -236,8 +236,12 @@ def _forward(net: Network, points: np.ndarray) -> np.ndarray:
 def _located(regions: LinearRegions, points: np.ndarray) -> np.ndarray:
     if points.shape[1] != 2:
         raise OptionError(f"LinearRegions.locate: points of shape {points.shape} came, expected (m, 2).")
-    local = (points - regions.center) / regions.half
-    hidden = [zhat > 0 for zhat in regions.small.activations(local)[0]]
+    local, corners = ((part - regions.center) / regions.half for part in (points, regions.vertices))
+    small = regions.small
+    hidden = [
+        zhat > SNAP * _sizes(small, corners, k)  # as the regions were parted
+        for k, zhat in enumerate(small.activations(local)[0], start=1)
+    ]  # fmt: skip
     both = [np.concatenate(pair) for pair in zip(regions.active, hidden, strict=True)]
     bits = np.packbits(np.concatenate([np.ones((len(regions) + len(points), 1), dtype=bool), *both], axis=1), axis=1)
     _, first, place = np.unique(bits, axis=0, return_index=True, return_inverse=True)
