@@ -75,6 +75,8 @@ _HOME = {
     "polytope.plot_style": "Theme save_figure",
     "polytope.input_slice": "InputSlice",
     "polytope.linear_regions": "linear_regions LinearRegions",
+    "polytope.plot_regions": "plot_regions Samples Wording",
+    "polytope.decision": "decision_map DecisionMap margin_map MarginMap",
     "polytope.refinement": "Refinement",
     "polytope.outline": "outline Outline",
     "polytope.exact_neurons": "ExactNeurons",
@@ -145,6 +147,10 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.polytope.comparison import OutlineTable as OutlineTable
     from milpverify.polytope.comparison import compare_outlines as compare_outlines
     from milpverify.polytope.comparison import nested_outlines as nested_outlines
+    from milpverify.polytope.decision import DecisionMap as DecisionMap
+    from milpverify.polytope.decision import MarginMap as MarginMap
+    from milpverify.polytope.decision import decision_map as decision_map
+    from milpverify.polytope.decision import margin_map as margin_map
     from milpverify.polytope.exact_neurons import ExactNeurons as ExactNeurons
     from milpverify.polytope.input_slice import InputSlice as InputSlice
     from milpverify.polytope.linear_regions import LinearRegions as LinearRegions
@@ -156,6 +162,9 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.polytope.plot_outline import plot_panels as plot_panels
     from milpverify.polytope.plot_outline import plot_polytope as plot_polytope
     from milpverify.polytope.plot_outline import polytope_panel as polytope_panel
+    from milpverify.polytope.plot_regions import Samples as Samples
+    from milpverify.polytope.plot_regions import Wording as Wording
+    from milpverify.polytope.plot_regions import plot_regions as plot_regions
     from milpverify.polytope.plot_style import Theme as Theme
     from milpverify.polytope.plot_style import save_figure as save_figure
     from milpverify.polytope.refinement import Refinement as Refinement

@@ -23,6 +23,7 @@ NAMES = """
     replay robustness verify worst_margin
     Certificate Certified CheckResult PhaseProver Proof ProofError Prover certify check_exact read_certificate
     Attribution ExactNeurons InputSlice LinearRegions Outline Refinement attribute_gap linear_regions outline
+    DecisionMap MarginMap Samples Wording decision_map margin_map plot_regions
     NeuronGap OutlineRow OutlineTable compare_outlines nested_outlines
     Theme plot_gaps plot_panels plot_polytope plot_relu polytope_panel save_figure
 """

@@ -82,6 +82,7 @@ class Theme:
         paper, ink, faint, grid: Background, text, secondary text, grid lines.
         set_face: What fills the exact set.
         classes: Fills of decision regions, one a class, in turn.
+        inks: The same hues for points and boxes upon these fills.
         ramp: Name of matplotlib's colour map for magnitudes.
         diverging: The same for values around 0.
     """
@@ -93,6 +94,7 @@ class Theme:
     grid: str = "#e4e4e4"
     set_face: str = "#b9c7d6"
     classes: tuple[str, ...] = ("#a6c8e4", "#f6c9a8", "#b7ddb0", "#e3b7d3", "#e9e0a0", "#b3e0e6", "#d5cfc7", "#c9c3ea")
+    inks: tuple[str, ...] = ("#174f85", "#a34700", "#236b22", "#86266c", "#655d00", "#006470", "#4f473f", "#43389a")
     ramp: str = "viridis"
     diverging: str = "PuOr"
 
@@ -157,6 +159,7 @@ DARK = Theme(
     grid="#2c323b",
     set_face="#3d5166",
     classes=("#27506f", "#7a4a26", "#2f5f38", "#6a3557", "#66602a", "#286069", "#56524c", "#4b4576"),
+    inks=("#9fd0ff", "#ffb98a", "#a5e6a0", "#f3a9dc", "#efe48a", "#8fe6f2", "#ded6cc", "#c9c0ff"),
 )
 
 
