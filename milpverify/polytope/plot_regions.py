@@ -135,7 +135,7 @@ def draw_decision(
         chosen = decided.label >= 0 if label == decided.label.min() else decided.label == label
         fill(axes, outline(decided.mesh, chosen), theme.classes[label % len(theme.classes)], zorder=1.0)
     drawn = draw_edges(axes, decided.regions, theme) if lines else ""
-    _segments(axes, decided.boundary, edgecolors=theme.ink, linewidths=1.1, capstyle="round", zorder=3.0)
+    draw_segments(axes, decided.boundary, edgecolors=theme.ink, linewidths=1.1, capstyle="round", zorder=3.0)
     if samples is not None:
         _draw_samples(axes, samples, theme)
     frame(axes, decided.regions)
@@ -148,7 +148,7 @@ def draw_edges(axes: Axes, regions: LinearRegions, theme: Theme) -> str:
     inner = regions.vertices[ends[faces[:, 1] >= 0]]
     width = float(np.clip(4.0 / np.sqrt(len(inner) + 1.0), 0.12, 0.5))
     many = len(inner) > VECTOR_EDGES
-    _segments(axes, inner, edgecolors=theme.faint, linewidths=width, zorder=2.0, rasterized=many)
+    draw_segments(axes, inner, edgecolors=theme.faint, linewidths=width, zorder=2.0, rasterized=many)
     return f"The {len(inner):,} edges between them are drawn as an image." if many else ""
 
 
@@ -254,7 +254,7 @@ def _draw_samples(axes: Axes, samples: Samples, theme: Theme) -> None:
         )  # fmt: skip
 
 
-def _segments(axes: Axes, segments: np.ndarray, zorder: float, **style: Any) -> None:
+def draw_segments(axes: Axes, segments: np.ndarray, zorder: float, **style: Any) -> None:
     """Segments (e, 2, 2) as a few paths of many pieces: far smaller files than one path each."""
     from matplotlib.collections import PathCollection
     from matplotlib.path import Path
