@@ -75,6 +75,8 @@ _HOME = {
     "polytope.plot_style": "Theme save_figure",
     "polytope.input_slice": "InputSlice",
     "polytope.linear_regions": "linear_regions LinearRegions",
+    "polytope.plot_animation": "animate_polytope Animation",
+    "polytope.plot_surface": "plot_margin BallOutline Mark",
     "polytope.plot_regions": "plot_regions Samples Wording",
     "polytope.decision": "decision_map DecisionMap margin_map MarginMap",
     "polytope.refinement": "Refinement",
@@ -157,6 +159,8 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.polytope.linear_regions import linear_regions as linear_regions
     from milpverify.polytope.outline import Outline as Outline
     from milpverify.polytope.outline import outline as outline
+    from milpverify.polytope.plot_animation import Animation as Animation
+    from milpverify.polytope.plot_animation import animate_polytope as animate_polytope
     from milpverify.polytope.plot_gaps import plot_gaps as plot_gaps
     from milpverify.polytope.plot_neuron import plot_relu as plot_relu
     from milpverify.polytope.plot_outline import plot_panels as plot_panels
@@ -167,6 +171,9 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.polytope.plot_regions import plot_regions as plot_regions
     from milpverify.polytope.plot_style import Theme as Theme
     from milpverify.polytope.plot_style import save_figure as save_figure
+    from milpverify.polytope.plot_surface import BallOutline as BallOutline
+    from milpverify.polytope.plot_surface import Mark as Mark
+    from milpverify.polytope.plot_surface import plot_margin as plot_margin
     from milpverify.polytope.refinement import Refinement as Refinement
     from milpverify.program.highs import Highs as Highs
     from milpverify.program.program import Program as Program

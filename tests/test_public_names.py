@@ -24,6 +24,8 @@ NAMES = """
     Certificate Certified CheckResult PhaseProver Proof ProofError Prover certify check_exact read_certificate
     Attribution ExactNeurons InputSlice LinearRegions Outline Refinement attribute_gap linear_regions outline
     DecisionMap MarginMap Samples Wording decision_map margin_map plot_regions
+    Animation BallOutline Mark animate_polytope
+    plot_margin
     NeuronGap OutlineRow OutlineTable compare_outlines nested_outlines
     Theme plot_gaps plot_panels plot_polytope plot_relu polytope_panel save_figure
 """

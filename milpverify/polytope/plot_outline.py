@@ -183,7 +183,7 @@ def plot_panels(
             f"plot_panels: rows of {[len(row) for row in panels]} panels; give at least one, and rows of one length."
         )
     rows, columns = len(panels), len(panels[0])
-    width, key = max(PANEL_INCHES * columns, 5.4), _key(panels, theme)
+    width, key = max(PANEL_INCHES * columns, 5.4), panel_key(panels, theme)
     per_line = max(3, int(width / 1.5))
     lines = wrapped(caption, width) if caption else []
     body, foot = max(PANEL_INCHES * 0.9 * rows + 0.3, 3.8), 0.12 + 0.21 * -(-len(key) // per_line) + 0.14 * len(lines)
@@ -195,7 +195,7 @@ def plot_panels(
     grid = top.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
     for row, axes_row in zip(panels, grid, strict=True):
         for panel, axes in zip(row, axes_row, strict=True):
-            _draw(axes, panel, theme)
+            draw_panel(axes, panel, theme)
     if title:
         top.suptitle(title, fontsize=11, color=theme.ink)
     bottom.legend(
@@ -206,7 +206,8 @@ def plot_panels(
     return figure
 
 
-def _draw(axes: Axes, panel: Panel, theme: Theme) -> None:
+def draw_panel(axes: Axes, panel: Panel, theme: Theme) -> None:
+    """Draw one panel on axes of one's own."""
     theme.dress(axes, frame=True)
     if panel.image is not None:
         _fill(axes, panel.image, theme)
@@ -245,7 +246,7 @@ def _fill(axes: Axes, image: Image, theme: Theme) -> None:
     axes.update_datalim(image.points)
 
 
-def _key(panels: Sequence[Sequence[Panel]], theme: Theme) -> list[object]:
+def panel_key(panels: Sequence[Sequence[Panel]], theme: Theme) -> list[object]:
     """What fillings and lines mean, of those that occur, innermost first."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch

@@ -189,9 +189,18 @@ def save_figure(figure: Figure, path: str | Path) -> None:
             metadata=metadata,
             facecolor=figure.get_facecolor(),
         )
+    write_whole(path, image.getvalue())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that appears complete or not at all.
+
+    Raises:
+        OptionError: If it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        temporary.write_bytes(image.getvalue())
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as error:
         raise OptionError(f"figure: cannot write {path} ({error.strerror}). Choose another place.") from error
@@ -199,14 +208,14 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def check_figure(path: Path) -> None:
+def check_figure(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:
     """Refuse a file that no figure can be written to, before any work is done for it.
 
     Raises:
         OptionError: If the suffix is unknown or the folder is missing.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise OptionError(f"figure: {path.name} must end in {', '.join(SUFFIXES)}. Rename it.")
+    if path.suffix.lower() not in suffixes:
+        raise OptionError(f"figure: {path.name} must end in {', '.join(suffixes)}. Rename it.")
     if not path.resolve().parent.is_dir():
         raise OptionError(
             f"figure: there is no folder {path.resolve().parent} to write {path.name} to. Create it first."
