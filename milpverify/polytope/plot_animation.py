@@ -15,6 +15,7 @@ from milpverify.bounds.backward import Crown, FastLin
 from milpverify.bounds.method import BoundMethod, Interval
 from milpverify.errors import OptionError
 from milpverify.network.graph import Network
+from milpverify.polytope.outline import EXACT
 from milpverify.polytope.plot_outline import Panel, caption_of, draw_panel, panel_key, polytope_panel
 from milpverify.polytope.plot_style import LIGHT, Theme, check_figure, rank_of, wrapped, write_whole
 from milpverify.spec.regions import Ball
@@ -124,8 +125,7 @@ def frame_of(panels: Sequence[Panel], eps: Sequence[float], i: int, theme: Theme
 
 def _limits(last: Panel) -> tuple[np.ndarray, np.ndarray]:
     """What the axes hold: the last frame's exact set, and the relaxations that are not far wider."""
-    exact = [found.outer for found in last.outlines if found.name == "exact"]
-    core = last.image.points if last.image is not None else exact[0]
+    core = last.hull if len(last.hull) else np.concatenate([found.outer for found in last.outlines])
     low, high = core.min(axis=0), core.max(axis=0)
     reach, middle = WIDER * (high - low) / 2, (low + high) / 2
     for found in last.outlines:
@@ -152,7 +152,7 @@ def _areas(axes: Axes, panels: Sequence[Panel], eps: Sequence[float], i: int, th
 
 def _relaxations(panels: Sequence[Panel]) -> list[str]:
     """Their names, innermost first."""
-    return sorted({found.name for found in panels[-1].outlines} - {"exact"}, key=rank_of)
+    return sorted({found.name for found in panels[-1].outlines} - {EXACT}, key=rank_of)
 
 
 def _key(panels: Sequence[Panel], theme: Theme) -> list[Any]:
@@ -171,7 +171,8 @@ def _key(panels: Sequence[Panel], theme: Theme) -> list[Any]:
 def _ratio(panel: Panel, name: str) -> float:
     """NaN, which is not drawn, where the exact set has no area."""
     (area,) = (found.area for found in panel.outlines if found.name == name)
-    return area / panel.exact_area if panel.exact_area else float("nan")
+    exact = 0.0 if panel.exact is None else panel.exact.area
+    return area / exact if exact else float("nan")
 
 
 def _gif(figures: Sequence[Figure], look: Animation) -> bytes:

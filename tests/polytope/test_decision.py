@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from polytope_nets import area_within, random_net, two_class_net
 
 import milpverify as mv
 from milpverify.errors import OptionError
 from milpverify.polytope.decision import decision_map, margin_map
 from milpverify.polytope.mesh_edges import edges, outline
+from tests.polytope.region_cases import area_within, lively_net, two_class_net
 
 BOX = mv.Box(np.array([-1.0, -0.5]), np.array([1.0, 1.5]))  # of area 4
 N = 40_000
@@ -15,7 +15,7 @@ N = 40_000
 
 @pytest.fixture(scope="module", params=[0, 1, 2])
 def regions(request):
-    return mv.linear_regions(random_net(request.param, (2, 20, 20, 4)), BOX)
+    return mv.linear_regions(lively_net(request.param, (2, 20, 20, 4)), BOX)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,6 @@ def test_bad_questions_are_refused(regions):
         margin_map(regions, 0, (1.0, 0.0))
     with pytest.raises(OptionError, match="scores of shape"):
         decision_map(regions, np.eye(3))
-    flat = mv.linear_regions(random_net(0, (2, 5, 3)), mv.Box(np.zeros(2), np.array([1.0, 0.0])))
+    flat = mv.linear_regions(lively_net(0, (2, 5, 3)), mv.Box(np.zeros(2), np.array([1.0, 0.0])))
     with pytest.raises(OptionError, match="no area"):
         decision_map(flat)

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from PIL import Image as Picture
-from polytope_nets import random_net
 
 import milpverify as mv
 from milpverify.errors import OptionError
 from milpverify.polytope.plot_animation import LEFT, Animation, animate_polytope, frame_of
 from milpverify.polytope.plot_style import DARK, LIGHT
+from tests.polytope.region_cases import lively_net
 
 EPS = (0.05, 0.1, 0.2)
 QUICK = (mv.Crown(), mv.Interval())
@@ -16,7 +16,7 @@ QUICK = (mv.Crown(), mv.Interval())
 
 @pytest.fixture(scope="module")
 def net():
-    return random_net(0, (2, 12, 12, 2))
+    return lively_net(0, (2, 12, 12, 2))
 
 
 @pytest.fixture(scope="module")

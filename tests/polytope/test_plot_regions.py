@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.patches import PathPatch
-from polytope_nets import area_within, random_net
 
 import milpverify as mv
 from milpverify.errors import OptionError
 from milpverify.polytope import plot_regions as module
 from milpverify.polytope.plot_regions import Samples, Wording, plot_regions
 from milpverify.polytope.plot_style import DARK, LIGHT, save_figure
+from tests.polytope.region_cases import area_within, lively_net
 
 BOX = mv.Box(-np.ones(2), np.ones(2))
 
 
 @pytest.fixture(scope="module")
 def regions():
-    return mv.linear_regions(random_net(1, (2, 20, 20, 3)), BOX)
+    return mv.linear_regions(lively_net(1, (2, 20, 20, 3)), BOX)
 
 
 @pytest.fixture(scope="module")

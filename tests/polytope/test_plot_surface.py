@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
-from polytope_nets import area_within, random_net
 
 import milpverify as mv
 from milpverify.errors import OptionError
@@ -16,13 +15,14 @@ from milpverify.polytope.plot_surface import (
     contour_levels,
     plot_margin,
 )
+from tests.polytope.region_cases import area_within, lively_net
 
 SQUARE = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
 
 @pytest.fixture(scope="module")
 def net():
-    return random_net(3, (6, 25, 25, 3))
+    return lively_net(3, (6, 25, 25, 3))
 
 
 @pytest.fixture(scope="module")
