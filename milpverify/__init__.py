@@ -70,6 +70,9 @@ _HOME = {
     "tasks.rungs": "Ladder Rung",
     "tasks.progress": "Progress",
     "polytope.plot_gaps": "plot_gaps",
+    "polytope.page": "explore_page Page PageOptions",
+    "polytope.page_scene": "Relaxation",
+    "polytope.random_network": "random_network",
     "polytope.plot_neuron": "plot_relu",
     "polytope.plot_outline": "plot_polytope plot_panels polytope_panel",
     "polytope.plot_style": "Theme save_figure",
@@ -159,6 +162,10 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.polytope.linear_regions import linear_regions as linear_regions
     from milpverify.polytope.outline import Outline as Outline
     from milpverify.polytope.outline import outline as outline
+    from milpverify.polytope.page import Page as Page
+    from milpverify.polytope.page import PageOptions as PageOptions
+    from milpverify.polytope.page import explore_page as explore_page
+    from milpverify.polytope.page_scene import Relaxation as Relaxation
     from milpverify.polytope.plot_animation import Animation as Animation
     from milpverify.polytope.plot_animation import animate_polytope as animate_polytope
     from milpverify.polytope.plot_gaps import plot_gaps as plot_gaps
@@ -174,6 +181,7 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.polytope.plot_surface import BallOutline as BallOutline
     from milpverify.polytope.plot_surface import Mark as Mark
     from milpverify.polytope.plot_surface import plot_margin as plot_margin
+    from milpverify.polytope.random_network import random_network as random_network
     from milpverify.polytope.refinement import Refinement as Refinement
     from milpverify.program.highs import Highs as Highs
     from milpverify.program.program import Program as Program

@@ -21,6 +21,7 @@ NAMES = """
     bound_ladder bound_rows compute_bounds condense confirm fold_normalisation forward_exact from_onnx from_torch
     load_property minimum_epsilon output_range possibly_adversarial progressive_bounds reachable_classes read_vnnlib
     replay robustness verify worst_margin
+    Page PageOptions Relaxation explore_page random_network
     Certificate Certified CheckResult PhaseProver Proof ProofError Prover certify check_exact read_certificate
     Attribution ExactNeurons InputSlice LinearRegions Outline Refinement attribute_gap linear_regions outline
     DecisionMap MarginMap Samples Wording decision_map margin_map plot_regions
