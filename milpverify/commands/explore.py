@@ -58,7 +58,7 @@ def register(commands: Commands) -> None:
     )
     group.add_argument("--eps", type=_radii, metavar="E,..", help="radii, e.g. 0.02,0.05,8/255")
     group.add_argument(
-        "--steps", type=positive_count, metavar="N", help="N equal steps up to a single --eps (default: 8 for one eps)"
+        "--steps", type=positive_count, metavar="N", help="N equal steps up to a single --eps (default: 10)"
     )
     group.add_argument("--vary", type=whole_numbers, metavar="I,J", help="the two inputs that vary, from 0")
     group.add_argument(
@@ -166,7 +166,7 @@ def _chosen_radii(args: argparse.Namespace) -> tuple[float, ...]:
         if args.steps is not None:
             raise OptionError("explore: --steps divides one --eps, several were given. Drop one of them.")
         return tuple(args.eps)
-    steps = 8 if args.steps is None else args.steps
+    steps = 10 if args.steps is None else args.steps
     return tuple(args.eps[0] * (i + 1) / steps for i in range(steps))
 
 

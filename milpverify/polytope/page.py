@@ -263,11 +263,12 @@ def _gaps(scene: Scene) -> dict[str, Any] | None:
     if found is None:
         return None
     first, second = int(scene.row.argmax()), int(scene.row.argmin())
+    difference = f"{_indexed('y', first)} − {_indexed('y', second)}"
     ranked = [neuron for neuron in found.neurons if neuron.gain is not None]
     return {
         "heading": "What makes the LP loose",
-        "text": f"Least {_indexed('y', first)} − {_indexed('y', second)}: {scene.least:.4g}; the LP proves {found.lower:.4g}. Bars: what the LP "
-        "gains when this ReLU alone is exact. Point at one to see where it folds.",
+        "text": f"Least {difference}: {scene.least:.4g}; the LP proves {found.lower:.4g}. Bars: its gain when this "
+        "ReLU alone is exact. Point at one to see where it folds.",
         "least": scene.least,
         "lower": found.lower,
         "neurons": [
