@@ -1,0 +1,174 @@
+"""The page in a browser: it draws, the slider and the switches act, pointing at a region says what the network does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from milpverify.bounds.backward import Crown, FastLin
+from milpverify.polytope.page import Page, PageOptions, explore_page
+from milpverify.polytope.page_scene import Relaxation
+from milpverify.polytope.random_network import random_network
+from tests.polytope.chromium import chromium, print_page, screenshot, visit
+
+EPS = (0.1, 0.2, 0.4)
+NET = random_network((2, 16, 16, 2), 4)
+OPTIONS = PageOptions(
+    relaxations=(Relaxation("crown", Crown()), Relaxation("fastlin", FastLin())), title="A <page> & its test"
+)
+# Of everything that a reader can see: text, outlines, marks and pixels.
+LOOK = """
+const look = () => {
+  const canvases = [...document.querySelectorAll("canvas")].map((canvas) => canvas.toDataURL());
+  const paths = (selector) => [...document.querySelectorAll(selector)].map((path) => path.getAttribute("d"));
+  return {
+    eps: document.getElementById("eps-value").textContent, canvases,
+    input: paths("#input-plane .mark"), output: paths("#output-plane .mark"), folds: paths(".fold"),
+    outlines: [...document.querySelectorAll(".outline")].map((path) => path.dataset.method),
+    off: [...document.querySelectorAll("tbody tr.off")].map((row) => row.dataset.method),
+    table: [...document.querySelectorAll("tbody tr")].map((row) => [...row.children].map((cell) => cell.textContent)),
+    readout: document.getElementById("readout").textContent, address: location.hash,
+    paper: getComputedStyle(document.body).backgroundColor,
+    width: [document.documentElement.scrollWidth, innerWidth],
+  };
+};
+const slide = async (to) => {
+  const dial = document.getElementById("eps");
+  dial.value = to;
+  dial.dispatchEvent(new Event("input", { bubbles: true }));
+  await pause();
+};
+const point = async (side, x, y, kind = "pointermove") => {
+  const plane = planes[side], box = plane.stage.getBoundingClientRect();
+  const where = { clientX: box.left + plane.px(x), clientY: box.top + plane.py(y), bubbles: true, pointerType: "mouse" };
+  plane.stage.dispatchEvent(new PointerEvent(kind, where));
+  await pause();
+};
+const press = async (side, key) => {
+  planes[side].stage.focus();
+  planes[side].stage.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  await pause();
+};
+await pause();
+"""
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    """A small page, once."""
+    chromium()
+    return explore_page(NET, [0.25, -0.5], EPS, OPTIONS)
+
+
+@pytest.fixture
+def file(page: Page, tmp_path: Path) -> Path:
+    """The page as a file."""
+    path = tmp_path / "page.html"
+    path.write_text(page.html, encoding="utf-8")
+    return path
+
+
+def number(text: str) -> float:
+    """A number as the page writes it."""
+    return float(text.replace("−", "-"))
+
+
+def clean(report: dict[str, Any]) -> dict[str, Any]:
+    """The report of a visit in which nothing went wrong and nothing was loaded."""
+    assert report["wrong"] == [] and report["resources"] == []
+    return report
+
+
+def test_the_slider_changes_the_planes_and_the_table_and_back(page: Page, file: Path) -> None:
+    script = "report.last = look(); await slide(0); report.first = look(); await slide(2); report.again = look();"
+    report = clean(visit(file, LOOK + script))
+    first, last, again = report["first"], report["last"], report["again"]
+    assert (first["eps"], last["eps"]) == ("0.1", "0.4") and again == last | {"address": again["address"]}
+    assert all(a != b for a, b in zip(first["canvases"], last["canvases"], strict=True))
+    for shown, scene in ((first, page.scenes[0]), (last, page.scenes[2])):
+        for cells, row in zip(shown["table"], scene.numbers, strict=True):
+            assert number(cells[1]) == pytest.approx(row.area, rel=1e-3)
+            assert number(cells[4]) == pytest.approx(row.largest_gap, rel=1e-2)
+
+
+def test_a_switch_takes_a_relaxation_away_and_brings_it_back(file: Path) -> None:
+    script = """
+    const box = document.querySelector("#methods input[value=crown]");
+    report.on = look(); box.click(); await pause(); report.off = look(); box.click(); await pause(); report.back = look();
+    document.querySelector("#methods input[value=exact]").click(); await pause(); report.bare = look();
+    """
+    report = clean(visit(file, LOOK + script))
+    assert sorted(report["on"]["outlines"]) == ["crown", "exact", "fastlin"] and report["on"]["off"] == []
+    assert sorted(report["off"]["outlines"]) == ["exact", "fastlin"] and report["off"]["off"] == ["crown"]
+    assert "off=crown" in report["off"]["address"]
+    assert report["back"]["outlines"] == report["on"]["outlines"]
+    assert report["bare"]["canvases"][1] != report["on"]["canvases"][1]
+    assert report["bare"]["canvases"][0] == report["on"]["canvases"][0]
+
+
+def test_pointing_at_a_region_marks_it_in_both_planes_and_tells_its_outputs(page: Page, file: Path) -> None:
+    regions = page.scenes[-1].regions
+    middling = int(np.argsort(regions.areas)[len(regions) // 2])
+    x = regions.polygon(middling).mean(axis=0)
+    y = NET.forward(x)
+    script = f"""
+    report.nothing = look(); await point("input", {x[0]}, {x[1]}); report.there = look();
+    await point("input", 0, 0, "pointerleave"); report.gone = look();
+    await point("output", {y[0]}, {y[1]}); report.image = look();
+    """
+    report = clean(visit(file, LOOK + script))
+    nothing, there, image = report["nothing"], report["there"], report["image"]
+    assert nothing["input"] == nothing["output"] == report["gone"]["input"] == []
+    assert len(there["input"]) == len(there["output"]) == len(image["input"]) == 1
+    told = there["readout"].replace("−", "-")
+    assert f"area{regions.areas[middling]:.4g} " in told and "overlap" not in told
+    assert f"y₀, y₁{y[0]:.4g}, {y[1]:.4g}" in told
+    assert f"{sum(regions.pattern(k)[middling].sum() for k in (1, 2))} of 32 ReLUs active" in told
+    # No other region has this output: it is the same one, and the same input.
+    assert "overlap" not in image["readout"] and image["output"] == there["output"]
+    assert f"x₀, x₁{x[0]:.4g}, {x[1]:.4g}" in image["readout"].replace("−", "-")
+
+
+def test_the_keyboard_reaches_regions_and_lets_go(file: Path) -> None:
+    script = """
+    await press("input", "ArrowRight"); report.there = look(); await press("input", "Enter"); report.kept = look();
+    await point("input", 9, 9, "pointermove"); report.away = look();
+    await press("input", "Escape"); report.gone = look();
+    await press("input", "+"); report.near = look(); await press("input", "0"); report.far = look();
+    """
+    report = clean(visit(file, LOOK + script))
+    assert len(report["there"]["input"]) == len(report["kept"]["input"]) == len(report["away"]["input"]) == 1
+    assert "kept" in report["away"]["readout"] and report["gone"]["input"] == []
+    assert report["near"]["canvases"][0] != report["far"]["canvases"][0] == report["gone"]["canvases"][0]
+
+
+def test_the_address_sets_the_state(file: Path) -> None:
+    script = "report.there = look();"
+    there = clean(visit(file, LOOK + script, fragment="#eps=0.2&off=crown,nothing&colour=active&fit=0"))["there"]
+    assert there["eps"] == "0.2" and there["off"] == ["crown"]
+    assert there["address"] == "#eps=0.2&off=crown,nothing&colour=active&fit=0"
+
+
+def test_dark_paper_is_dark_and_light_is_light(file: Path, tmp_path: Path) -> None:
+    script = "report.there = look();"
+    papers = [clean(visit(file, LOOK + script, dark=dark))["there"]["paper"] for dark in (False, True)]
+    assert papers == ["rgb(255, 255, 255)", "rgb(20, 23, 28)"]
+    for dark in (False, True):
+        screenshot(file, tmp_path / f"{dark}.png", dark=dark)
+    light, night = ((tmp_path / f"{dark}.png").read_bytes() for dark in (False, True))
+    assert light[:4] == night[:4] == b"\x89PNG" and light != night
+
+
+@pytest.mark.parametrize("size", ["1280,800", "500,900"])
+def test_nothing_is_wider_than_the_window(file: Path, size: str) -> None:
+    there = clean(visit(file, LOOK + "report.there = look();", size=size))["there"]
+    assert there["width"][0] <= there["width"][1] == int(size.split(",")[0])
+
+
+def test_the_page_prints_on_two_sheets_at_most(file: Path, tmp_path: Path) -> None:
+    print_page(file, tmp_path / "page.pdf")
+    printed = (tmp_path / "page.pdf").read_bytes()
+    assert printed[:4] == b"%PDF" and 1 <= printed.count(b"/Type /Page\n") <= 2
