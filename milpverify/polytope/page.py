@@ -8,7 +8,7 @@ The JSON object (`Page.data`):
 
     labels, scenes      one per eps, rising; see below
     methods             name, label, dash and width of each line: the exact set, then the relaxations
-    off, colour         what is switched off at first; what colours the regions at first
+    start, off, colour  scene shown first; what is switched off then, and what colours the regions
     inputs, outputs     names of the two axes of either plane
     centre, image       the clean input and its outputs, in the planes
     classes, palette    names of the classes; number of fills, used in turn
@@ -59,7 +59,9 @@ RELAXATIONS = (
     Relaxation("interval", Interval()),
     Relaxation("norms", NormBounds()),
 )
-FAR_OUT = 100.0  # a relaxation of so many times the exact area hides the others: it is switched off at first
+# The page opens at the largest eps at which the best relaxation has at most so many times the exact area; relaxations
+# that have more than so many times it there are switched off, for they would hide the others.
+OPENING, FAR_OUT = 10.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -215,10 +217,12 @@ def _data(
     hidden, y = net.activations(x)
     home = np.concatenate([np.zeros(0, dtype=bool), *(zhat > 0 for zhat in hidden)])
     several = any({face[1] for face in scene["faces"]} != {drawn[0]["faces"][0][1]} for scene in drawn)
+    start = max((i for i, scene in enumerate(scenes) if _best_ratio(scene) <= OPENING), default=0)
     return {
         "labels": [f"{scene.eps:.6g}" for scene in scenes],
         "methods": [_line(name) for name in ("exact", *(drawn.name for drawn in options.relaxations))],
-        "off": [n.method for n in scenes[-1].numbers if n.ratio is not None and n.ratio > FAR_OUT],
+        "start": start,
+        "off": [row.method for row in scenes[start].numbers if row.ratio is not None and row.ratio > FAR_OUT],
         "colour": "class" if several else "active",
         "inputs": [_indexed("x", i) for i in vary],
         "outputs": [_indexed("y", i) for i in outputs],
@@ -232,6 +236,10 @@ def _data(
         "honesty": HONESTY,
         "scenes": drawn,
     }
+
+
+def _best_ratio(scene: Scene) -> float:
+    return min((row.ratio for row in scene.numbers[1:] if row.ratio is not None), default=1.0)
 
 
 def _scene_data(scene: Scene, faces: PageFaces, pieces: Pieces) -> dict[str, Any]:
@@ -248,6 +256,10 @@ def _scene_data(scene: Scene, faces: PageFaces, pieces: Pieces) -> dict[str, Any
         "table": [row.to_dict() for row in scene.numbers],
         "gaps": _gaps(scene),
     }
+
+
+def _told(value: float) -> str:
+    return f"{value:.4g}".replace("-", "−")
 
 
 def _indexed(symbol: str, index: int) -> str:
@@ -267,15 +279,16 @@ def _gaps(scene: Scene) -> dict[str, Any] | None:
     ranked = [neuron for neuron in found.neurons if neuron.gain is not None]
     return {
         "heading": "What makes the LP loose",
-        "text": f"Least {difference}: {scene.least:.4g}; the LP proves {found.lower:.4g}. Bars: its gain when this "
-        "ReLU alone is exact. Point at one to see where it folds.",
+        "text": f"Least {difference}: {_told(scene.least)}; the LP proves {_told(found.lower)}. Bars: its gain when "
+        "this ReLU alone is exact. Point at one to see where it folds.",
         "least": scene.least,
         "lower": found.lower,
         "neurons": [
             {
                 "neuron": [neuron.layer, neuron.index],
                 "gap": neuron.gain,
-                "title": f"slack {neuron.slack:.3g}, share of the gap {neuron.share:.3g}",
+                "slack": neuron.slack,
+                "share": neuron.share,
             }
             for neuron in ranked
         ],
@@ -283,7 +296,7 @@ def _gaps(scene: Scene) -> dict[str, Any] | None:
 
 
 TABLE_NOTE = (
-    "Area: of the set in this plane. Gap: how much farther than the exact set the outline reaches, over 64 even "
+    "Area: of the set in this plane. Gap: how much farther than the exact set the outline reaches, over even "
     "directions. Seconds: all directions, hidden bounds included."
 )
 HONESTY = (

@@ -11,13 +11,12 @@ import numpy as np
 from milpverify.bounds.method import BoundMethod
 from milpverify.network.graph import Network
 from milpverify.polytope.attribution import Attribution, attribute_gap
+from milpverify.polytope.comparison import compare_outlines
 from milpverify.polytope.image import Image
 from milpverify.polytope.linear_regions import LinearRegions, linear_regions
 from milpverify.polytope.outline import Outline, outline
 from milpverify.spec.regions import Box
 from milpverify.tighten.lp import TriangleLP
-
-EVEN_DIRECTIONS = 64  # in which supports are compared
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Numbers:
         method: Name of a relaxation, or "exact".
         area: Of the set in the plane of outputs.
         ratio: That area over the exact set's; None where the exact set has none.
-        mean_gap, largest_gap: Of h(d) - h_exact(d) over even directions d of length 1.
+        mean_gap, largest_gap: As of `compare_outlines`.
         range: (least, largest) of both outputs.
         seconds: Wall time.
     """
@@ -112,12 +111,12 @@ class SceneMaker:
         began = time.perf_counter()
         regions = linear_regions(self.net, region)
         image = regions.image(self.rows)
-        exact = _exact_numbers(image, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
         outlines = {
             drawn.name: outline(self.net, region, drawn.method, rows=self.rows, hidden=drawn.hidden)
             for drawn in self.relaxations
         }
-        numbers = (exact, *(_numbers(name, found, image, exact) for name, found in outlines.items()))
+        numbers = _numbers(outlines, image, seconds)
         return Scene(eps, regions, image, outlines, numbers, self.row, self._attribution(region))
 
     def _attribution(self, region: Box) -> Attribution | None:
@@ -128,22 +127,22 @@ class SceneMaker:
         return None
 
 
-def even_directions(count: int = EVEN_DIRECTIONS) -> np.ndarray:
-    """Unit vectors spread evenly, shape (count, 2)."""
-    angles = np.arange(count) * (2 * np.pi / count)
-    return np.column_stack([np.cos(angles), np.sin(angles)])
-
-
-def _exact_numbers(image: Image, seconds: float) -> Numbers:
-    area = image.area
-    return Numbers("exact", area, 1.0 if area > 0 else None, 0.0, 0.0, _range(image.points), seconds)
-
-
-def _numbers(name: str, found: Outline, image: Image, exact: Numbers) -> Numbers:
-    directions = even_directions()
-    gaps = found.support(directions) - image.support(directions)
-    ratio = found.area / exact.area if exact.area > 0 else None
-    return Numbers(name, found.area, ratio, float(gaps.mean()), float(gaps.max()), _range(found.outer), found.seconds)
+def _numbers(outlines: dict[str, Outline], image: Image, seconds: float) -> tuple[Numbers, ...]:
+    """The table: the exact set, then the outlines beside it."""
+    area, rows = image.area, compare_outlines(tuple(outlines.values()), image).rows
+    exact = Numbers("exact", area, 1.0 if area > 0 else None, 0.0, 0.0, _range(image.points), seconds)
+    return exact, *(
+        Numbers(
+            name,
+            row.area,
+            row.ratio if area > 0 else None,
+            row.mean_gap,
+            row.largest_gap,
+            _range(found.outer),
+            row.seconds,
+        )
+        for (name, found), row in zip(outlines.items(), rows, strict=True)
+    )
 
 
 def _range(points: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -53,6 +53,7 @@ def _variables(theme: Theme, names: list[str], colour: Callable[[Pen], str]) -> 
     def pairs() -> Iterator[tuple[str, str]]:
         yield from (("paper", theme.paper), ("ink", theme.ink), ("faint", theme.faint), ("grid", theme.grid))
         yield "edge", f"{theme.paper}b0"
+        yield "left-out", theme.grid
         yield from zip(("focus", "accent", "ramp-low", "ramp-high"), COLOURS[theme.name], strict=True)
         yield from ((f"m-{name}", colour(PENS.get(name, OTHER))) for name in names)
         yield from ((f"class-{i}", fill) for i, fill in enumerate(theme.classes))

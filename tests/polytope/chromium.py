@@ -1,6 +1,6 @@
 """A headless Chromium that opens a page, does what a reader would do, and tells what came of it.
 
-No driver is needed: a script added to a copy of the page dispatches the events and leaves a JSON report in the document,
+No driver is needed: a script in a copy of the page dispatches the events and leaves a JSON report in the document,
 which `--dump-dom` prints. A page that asks for anything from elsewhere shows up in its `resources`.
 """
 
@@ -27,7 +27,8 @@ addEventListener("load", async () => {
   try { %s } catch (error) { wrong.push(String(error.stack)); }
   report.wrong = wrong;
   report.resources = performance.getEntriesByType("resource").map((entry) => entry.name);
-  document.body.append(Object.assign(document.createElement("pre"), { id: "report", textContent: JSON.stringify(report) }));
+  const left = Object.assign(document.createElement("pre"), { id: "report", textContent: JSON.stringify(report) });
+  document.body.append(left);
 });
 </script>
 """

@@ -11,11 +11,12 @@ import pytest
 from milpverify.bounds.backward import Crown, FastLin
 from milpverify.polytope.page import Page, PageOptions, explore_page
 from milpverify.polytope.page_scene import Relaxation
+from milpverify.polytope.plot_style import LIGHT
 from milpverify.polytope.random_network import random_network
 from tests.polytope.chromium import chromium, print_page, screenshot, visit
 
 EPS = (0.1, 0.2, 0.4)
-NET = random_network((2, 16, 16, 2), 4)
+NET = random_network((2, 16, 16, 2), 27)  # both classes have a part of the inputs
 OPTIONS = PageOptions(
     relaxations=(Relaxation("crown", Crown()), Relaxation("fastlin", FastLin())), title="A <page> & its test"
 )
@@ -43,7 +44,7 @@ const slide = async (to) => {
 };
 const point = async (side, x, y, kind = "pointermove") => {
   const plane = planes[side], box = plane.stage.getBoundingClientRect();
-  const where = { clientX: box.left + plane.px(x), clientY: box.top + plane.py(y), bubbles: true, pointerType: "mouse" };
+  const where = { clientX: box.left + plane.px(x), clientY: box.top + plane.py(y), pointerType: "mouse" };
   plane.stage.dispatchEvent(new PointerEvent(kind, where));
   await pause();
 };
@@ -97,7 +98,8 @@ def test_the_slider_changes_the_planes_and_the_table_and_back(page: Page, file: 
 def test_a_switch_takes_a_relaxation_away_and_brings_it_back(file: Path) -> None:
     script = """
     const box = document.querySelector("#methods input[value=crown]");
-    report.on = look(); box.click(); await pause(); report.off = look(); box.click(); await pause(); report.back = look();
+    report.on = look(); box.click(); await pause(); report.off = look();
+    box.click(); await pause(); report.back = look();
     document.querySelector("#methods input[value=exact]").click(); await pause(); report.bare = look();
     """
     report = clean(visit(file, LOOK + script))
@@ -130,6 +132,31 @@ def test_pointing_at_a_region_marks_it_in_both_planes_and_tells_its_outputs(page
     # No other region has this output: it is the same one, and the same input.
     assert "overlap" not in image["readout"] and image["output"] == there["output"]
     assert f"x₀, x₁{x[0]:.4g}, {x[1]:.4g}" in image["readout"].replace("−", "-")
+
+
+def test_every_pixel_of_the_inputs_has_the_colour_of_its_class(page: Page, file: Path) -> None:
+    rng = np.random.default_rng(0)
+    points = page.scenes[-1].regions.input_slice.sample(rng, 400)
+    script = f"""
+    await slide(2);
+    document.getElementById("colour").value = "class";
+    document.getElementById("colour").dispatchEvent(new Event("change"));
+    await pause();
+    const plane = planes.input, {{ width, height }} = plane.canvas;
+    const all = plane.canvas.getContext("2d").getImageData(0, 0, width, height).data;
+    report.pixels = {points.tolist()}.map(([x, y]) => {{
+      const at = 4 * (Math.floor(plane.py(y)) * width + Math.floor(plane.px(x)));
+      return [...all.slice(at, at + 3)];
+    }});
+    """
+    pixels = clean(visit(file, LOOK + script))["pixels"]
+    fills = [[int(LIGHT.classes[label][at : at + 2], 16) for at in (1, 3, 5)] for label in (0, 1)]
+    seen = np.array([fills.index(pixel) if pixel in fills else -1 for pixel in pixels])
+    y = NET.forward(points)
+    assert 0.1 < y.argmax(axis=1).mean() < 0.9  # both classes are there
+    assert (seen >= 0).mean() > 0.8  # the others lie on an edge
+    sure = (seen >= 0) & (np.abs(y[:, 0] - y[:, 1]) > 0.02)
+    assert sure.mean() > 0.7 and (seen == y.argmax(axis=1))[sure].all()
 
 
 def test_the_keyboard_reaches_regions_and_lets_go(file: Path) -> None:

@@ -2,7 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
-const state = { scene: data.scenes.length - 1, off: new Set(data.off), colour: data.colour, fit: true, hot: null, kept: null, neuron: null };
+const state = { scene: data.start, off: new Set(data.off), colour: data.colour, fit: true, hot: null, kept: null, neuron: null };
 const reachOf = new Map(); // scene -> what its planes show
 
 function make(tag, attributes = {}, ...children) {
@@ -29,8 +29,9 @@ function unpack(scene) {
   const v = scene.vertices, ring = (corners, at) => corners.flatMap((i) => [v[4 * i + at], v[4 * i + at + 1]]);
   scene.faces = scene.faces.map(([piece, label, area, ...corners]) => (
     { piece, label, area, corners, input: ring(corners, 0), output: ring(corners, 2), parts: [] }));
-  for (const [face, label, ...corners] of scene.parts) {
-    scene.faces[face].parts.push({ label, input: ring(corners, 0), output: ring(corners, 2) });
+  for (const [face, label, ...flat] of scene.parts) {
+    const side = (at) => flat.filter((_, i) => i % 4 === at || i % 4 === at + 1);
+    scene.faces[face].parts.push({ label, input: side(0), output: side(2) });
   }
   return scene;
 }
@@ -88,6 +89,12 @@ function paint(plane, context) {
     context.fill();
   };
   if (side === "input" || shown("exact")) {
+    if (now.faces.length < now.regions) { // what is left out is grey, not blank
+      context.beginPath();
+      for (const ring of side === "input" ? [now.polygon] : now.outlines.exact) plane.trace(context, ring);
+      context.fillStyle = colourOf("--left-out");
+      context.fill("evenodd");
+    }
     context.lineJoin = "round";
     for (const face of now.faces) {
       if (state.colour === "active") {
@@ -125,7 +132,9 @@ function pen(method) {
 function marks(plane, side, now) {
   const layer = plane.layers.marks, hot = state.hot || state.kept;
   layer.replaceChildren();
-  if (state.neuron !== null) layer.append(plane.element("path", { class: "fold", d: plane.path(fold(now, state.neuron)[side], false) }));
+  if (state.neuron && state.neuron.at >= 0 && (side === "input" || shown("exact"))) {
+    layer.append(plane.element("path", { class: "fold", d: plane.path(fold(now, state.neuron.at)[side], false) }));
+  }
   if (!hot || (side === "output" && !shown("exact"))) return;
   for (const face of hot.also) layer.append(plane.element("path", { class: "also", d: plane.path([face[side]]) }));
   layer.append(plane.element("path", { class: "mark", d: plane.path([hot.face[side]]) }));
@@ -181,13 +190,28 @@ function chip(label) {
   return make("span", { class: "chip", style: `background: var(--class-${label % data.palette})` });
 }
 
+function aboutNeuron({ entry, at }, now) {
+  const list = make("dl"), row = (name, what) => list.append(make("dt", {}, name), make("dd", {}, what));
+  const total = now.faces.reduce((sum, face) => sum + face.area, 0);
+  const on = at < 0 ? 0 : now.faces.reduce((sum, face) => sum + face.area * bit(bitsOf(face), at), 0) / total;
+  const where = now.faces.length < now.regions ? "of the area shown" : "of the inputs";
+  row("ReLU", neuronName(entry.neuron));
+  row("gain", `${number(entry.gap)}: what the LP\u2019s bound rises by if it is exact`);
+  row("slack", number(entry.slack));
+  row("share", `${number(entry.share)} of the gap`);
+  row("on", at >= 0 && on > 0 && on < 1 ? `in ${number(100 * on, 3)}\u202f% ${where}`
+    : `everywhere or nowhere ${where}: it never switches there, which the LP\u2019s bounds do not see`);
+  return [make("h2", {}, "ReLU"), list];
+}
+
 function readout() {
+  if (state.neuron) return aboutNeuron(state.neuron, scene());
   const hot = state.hot || state.kept, now = scene();
   if (!hot) {
     const left = now.regions - now.faces.length;
     const text = `${now.regions.toLocaleString("en")} linear region${now.regions === 1 ? "" : "s"} at \u03b5 = ${data.labels[state.scene]}` +
-      (left ? `; the largest ${now.faces.length.toLocaleString("en")} are shown, ${number(100 * now.shown_share, 4)}\u202f% of the area.` : ", all shown.");
-    return [make("h2", {}, "Linear region"), make("p", { class: "faint" }, text)];
+      (left ? `; the largest ${now.faces.length.toLocaleString("en")} are shown, ${number(100 * now.shown_share, 4)}\u202f% of the area; the rest is grey.` : ", all shown.");
+    return [make("h2", {}, "Linear region"), make("p", { class: "faint" }, text), key(now)];
   }
   const { face } = hot, piece = data.pieces[face.piece], list = make("dl");
   const row = (name, ...what) => list.append(make("dt", {}, name), make("dd", {}, ...what));
@@ -201,6 +225,19 @@ function readout() {
   row("pattern", `${piece.active} of ${data.relus} ReLUs active; ${difference(face)}`);
   if (hot.also.length) row("overlap", `${hot.also.length} more region${hot.also.length > 1 ? "s map" : " maps"} here`);
   return [make("h2", {}, state.kept && !state.hot ? "Linear region (kept)" : "Linear region"), list];
+}
+
+// What the colours stand for.
+function key(now) {
+  const list = make("p", { class: "key" });
+  if (state.colour === "active") {
+    const actives = data.pieces.map((piece) => piece.active);
+    list.append(make("span", { class: "chip ramp" }), `${Math.min(...actives)} to ${Math.max(...actives)} of ${data.relus} ReLUs active`);
+  } else {
+    const labels = new Set(now.faces.flatMap((face) => (face.label >= 0 ? [face.label] : face.parts.map((part) => part.label))));
+    for (const label of [...labels].sort((a, b) => a - b)) list.append(make("span", {}, chip(label), `class ${data.classes[label]}`));
+  }
+  return list;
 }
 
 function signed(x) {
@@ -252,10 +289,10 @@ function gaps() {
   const most = Math.max(...now.neurons.map((entry) => entry.gap)) || 1;
   const rows = now.neurons.map((entry) => {
     const bar = make("span", { class: "bar", style: `width: ${(100 * Math.max(0, entry.gap)) / most}%` });
-    const row = make("button", { class: "gap", type: "button", title: entry.title }, make("span", {}, neuronName(entry.neuron)), bar, make("span", {}, number(entry.gap, 3)));
+    const row = make("button", { class: "gap", type: "button" }, make("span", {}, neuronName(entry.neuron)), bar, make("span", {}, number(entry.gap, 3)));
     const at = data.neurons.findIndex((neuron) => neuron.join() === entry.neuron.join());
     const show = (on) => {
-      state.neuron = on && at >= 0 ? at : null;
+      state.neuron = on ? { entry, at } : null;
       row.classList.toggle("on", on);
       remark();
     };
@@ -306,7 +343,9 @@ function start() {
   planes.output = new Plane(byId("output-plane"), data.outputs, paint, (point, keep) => probe("output", point, keep));
   const dial = byId("eps");
   dial.max = data.scenes.length - 1;
+  const every = Math.ceil(data.labels.length / 10);
   data.labels.forEach((label, i) => {
+    if ((data.labels.length - 1 - i) % every) return;
     const tick = make("span", {}, label);
     tick.style.left = `${data.labels.length > 1 ? (100 * i) / (data.labels.length - 1) : 50}%`;
     byId("eps-ticks").append(tick);

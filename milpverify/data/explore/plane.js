@@ -1,6 +1,6 @@
 // A plane of numbers: regions on a canvas, for there are thousands; axes, outlines and marks in SVG above it.
 
-const MARGIN = { left: 46, right: 8, top: 6, bottom: 34 };
+const MARGIN = { left: 60, right: 8, top: 6, bottom: 34 };
 const MOST_ZOOM = 1e5;
 
 function niceStep(span, most) {
