@@ -20,7 +20,7 @@ _HOME = {
     "network.from_torch": "from_torch",
     "network.normalise": "fold_normalisation",
     "network.condense": "condense",
-    "spec.regions": "Region Box BoxBatch LinfBall L1Ball L2Ball",
+    "spec.regions": "Region Box BoxBatch Grid LinfBall L1Ball L2Ball",
     "spec.property": "Case Polyhedron Property robustness load_property",
     "spec.vnnlib": "read_vnnlib",
     "program.program": "Program ProgramBuilder",
@@ -226,6 +226,7 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.spec.property import robustness as robustness
     from milpverify.spec.regions import Box as Box
     from milpverify.spec.regions import BoxBatch as BoxBatch
+    from milpverify.spec.regions import Grid as Grid
     from milpverify.spec.regions import L1Ball as L1Ball
     from milpverify.spec.regions import L2Ball as L2Ball
     from milpverify.spec.regions import LinfBall as LinfBall

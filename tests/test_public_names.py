@@ -13,7 +13,7 @@ NAMES = """
     Ascending BranchAndBound CutRounds InputSplitting PhaseSplits Portfolio Programs ReluSplitting Strengthening
     AlphaCrown Ascent BatchBounds BigM BoundMethod Bounds BoundsError Box BoxBatch Bracket Case Cbc Checkpoint
     CheckpointError Crown Detection
-    FastLin FastLinStep Fgsm Float32 Grade Highs Holds InputError Interval KappaCrown L1Ball L2Ball Ladder Limits
+    FastLin FastLinStep Fgsm Float32 Grade Grid Highs Holds InputError Interval KappaCrown L1Ball L2Ball Ladder Limits
     LinfBall MILPTightening MILP MilpverifyError Minimiser Network NetworkError NeuronTrees NormBounds OptionError
     OutputRange Pgd Polyhedron Program ProgramBuilder Progress Progressive Property PropertyError PulpHighs Radius
     ReachableClass Real Region RegionError Replay Rung Solution Solver SolverError StepReport TriangleLP Unknown

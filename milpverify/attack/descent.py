@@ -5,6 +5,9 @@
 where P projects onto the region, g is the gradient of the slack, s(g) is the steepest descent direction of the region's
 norm in units of its radius, and each start halves its own eta and returns to its best point when it stops improving.
 Some starts step towards the corner that the gradient points to instead: x <- x + 2 eta / (t + 2) (corner - x).
+
+On a grid the steps are taken in its convex hull and slack and gradient at the grid point next to x, so that steps
+shorter than the grid add up.
 """
 
 from __future__ import annotations
@@ -95,16 +98,17 @@ def descend(
     Returns:
         The lowest point of each start and its slack, shapes (batch, n_inputs) and (batch,).
     """
-    x = before = starts.x
+    x, before, hull = starts.x, starts.x, region.walkable
     lowest_x, lowest = x.copy(), np.full(len(x), np.inf)
     eta = starts.first_step.copy()
     gains, halved, lowest_then = np.zeros(len(x)), np.zeros(len(x), dtype=bool), lowest.copy()
     checkpoints, last, spare = _checkpoints(steps), 0, POLISH
     for t in range(steps + 1):
         slope = starts.closed_slope[:, None] * (1 - t / steps) ** 2  # ends as the gradient itself
-        value, gradient = slack.with_gradient(x, starts.which, slope)
+        at = x if region.grid is None else region.project(x)
+        value, gradient = slack.with_gradient(at, starts.which, slope)
         better = value < lowest
-        lowest_x[better], lowest[better] = x[better], value[better]
+        lowest_x[better], lowest[better] = at[better], value[better]
         gains += better
         best.update_cases(lowest_x, lowest, starts.which)
         if t == steps or goal.late or goal.met(best.value, comfort) or spare == 0:
@@ -115,13 +119,13 @@ def descend(
             eta[stuck] /= 2
             x, before = np.where(stuck[:, None], lowest_x, x), np.where(stuck[:, None], lowest_x, before)
             gains, halved, lowest_then, last = np.zeros(len(x)), stuck, lowest.copy(), t
-        ahead = region.project(x - eta[:, None] * steepest(region, gradient))
+        ahead = hull.project(x - eta[:, None] * steepest(region, gradient))
         ahead = x + MOMENTUM * (ahead - x) + (1 - MOMENTUM) * (x - before)
         corner = starts.to_corner
         if corner.any():
             share = np.minimum(2 * eta[corner] / (t + 2), 1.0)[:, None]
             ahead[corner] = x[corner] + share * (region.minimiser(gradient[corner]) - x[corner])
-        x, before = region.project(ahead), x
+        x, before = hull.project(ahead), x
     return lowest_x, lowest
 
 

@@ -1,7 +1,8 @@
 """(Condensed network, region, rows) -> Program, and the map back from its columns to inputs and neurons.
 
 Columns read x0, x1, ... (inputs), z2_17 and a2_17 (output and phase of neuron 17 of layer 2 in the original network),
-slack or eps (what is minimised). One that ends in _scaled counts in a unit of its own; see `Frame`.
+slack or eps (what is minimised). One that ends in _scaled counts in a unit of its own; see `Frame`. On a grid, integer
+columns k0, k1, ... stand for the inputs k0 / steps, k1 / steps, ...
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from milpverify.network.graph import UNIT, Affine, Bounds, relu
 from milpverify.network.operators import Dense
 from milpverify.program.blocks import Triplets
 from milpverify.program.program import Program, ProgramBuilder
-from milpverify.spec.regions import Region
+from milpverify.spec.regions import Grid, Region
 
 # Objective coefficients (next to a largest one of about 1) that a solver need not respect: HiGHS takes a reduced cost
 # of 1e-7 on the wrong side for optimal, and hundreds of such inputs add up.
@@ -36,29 +37,44 @@ class Frame:
     it, and a program that is feasible within it may pass for infeasible. So a narrow interval with large coefficients
     counts from its middle in a unit of its own: a power of 2, so that scaling is exact.
 
+    The points of a grid count in steps, and are integers: the float unit 1 / steps is off by its rounding.
+
     Attributes:
         origin: Shape (n,); 0 where the unit is 1.
         unit: Shape (n,).
+        lost: By how much a value can be off, shape (n,); 0 but on a grid.
+        integer: Whether the columns are integers.
     """
 
     origin: np.ndarray
     unit: np.ndarray
+    lost: np.ndarray | float = 0.0
+    integer: bool = False
 
     @classmethod
     def of(cls, lower: np.ndarray, upper: np.ndarray, unit: np.ndarray) -> Frame:
         """Counted from the middle where the unit is not 1."""
         return cls(np.where(unit < 1.0, np.clip(lower / 2 + upper / 2, lower, upper), 0.0), unit)
 
+    @classmethod
+    def of_grid(cls, region: Region, grid: Grid) -> Frame:
+        """Counted in the steps of a region's grid."""
+        n, reach = region.dimension, np.maximum(np.abs(region.lower), np.abs(region.upper))
+        return cls(np.zeros(n), np.full(n, 1.0 / grid.steps), 4.0 * UNIT * reach, True)
+
     def columns(self, values: np.ndarray) -> np.ndarray:
         """The columns that stand for some values. Floating."""
-        return np.asarray((values - self.origin) / self.unit)
+        columns = np.asarray((values - self.origin) / self.unit)
+        return np.rint(columns) if self.integer else columns
 
     def values(self, columns: np.ndarray) -> np.ndarray:
         """What columns stand for. Floating."""
         return np.asarray(self.origin + self.unit * columns)
 
     def bounds(self, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds of the columns. Rounded outward."""
+        """Bounds of the columns. Rounded outward; exact on a grid, for the bounds of its points."""
+        if self.integer:
+            return self.columns(lower), self.columns(upper)
         scaled = self.unit < 1.0
         low, high = self.columns(lower), self.columns(upper)
         return (
@@ -68,11 +84,15 @@ class Frame:
 
     def names(self, names: Sequence[str]) -> list[str]:
         """Names of the columns."""
+        if self.integer:
+            return [f"k{name.removeprefix('x')}" for name in names]
         return [f"{name}_scaled" if unit < 1.0 else name for name, unit in zip(names, self.unit, strict=True)]
 
     def then(self, other: Frame) -> Frame:
         """The frame of these columns and then of others."""
-        return Frame(np.concatenate([self.origin, other.origin]), np.concatenate([self.unit, other.unit]))
+        lost = [np.broadcast_to(frame.lost, frame.unit.shape) for frame in (self, other)]
+        origin, unit = np.concatenate([self.origin, other.origin]), np.concatenate([self.unit, other.unit])
+        return Frame(origin, unit, np.concatenate(lost))
 
     def rows(
         self, matrix: tuple[np.ndarray, np.ndarray, np.ndarray], low: np.ndarray, high: np.ndarray
@@ -91,12 +111,13 @@ class Frame:
         shift, size = (np.bincount(rows, weights=part, minlength=m) for part in (terms, np.abs(terms)))
         count = np.bincount(rows, weights=self.unit[cols] < 1.0, minlength=m)
         lost = 2.0 * (count + 4) * UNIT
+        off = np.bincount(rows, np.abs(values) * np.broadcast_to(self.lost, self.unit.shape)[cols], m) * (1.0 + lost)
         values = values * self.unit[cols]
         largest = np.zeros(m)
         np.maximum.at(largest, rows, np.abs(values))
         scale = np.where((count > 0) & (0.0 < largest) & (largest < 0.5), _power_below(largest), 1.0)
-        low = np.where(count > 0, low - shift - lost * (size + np.abs(low)), low) / scale
-        high = np.where(count > 0, high - shift + lost * (size + np.abs(high)), high) / scale
+        low = np.where(count > 0, low - shift - lost * (size + np.abs(low)) - off, low) / scale
+        high = np.where(count > 0, high - shift + lost * (size + np.abs(high)) + off, high) / scale
         return (rows, cols, values / scale[rows]), low, high
 
 
@@ -137,7 +158,13 @@ class Encoded:
         size = np.where(np.isfinite(size), size, 0.0)  # the slack itself
         terms = np.abs(program.row_value) * size[program.row_index]
         sums = np.bincount(program.row_of_nonzero(), weights=terms, minlength=program.n_rows)
-        return float(max(sums.max(initial=0.0), np.abs(program.cost) @ size + abs(program.offset)))
+        objective = (np.abs(program.cost) @ size + abs(program.offset)) * self._step
+        return float(max(sums.max(initial=0.0), objective))
+
+    @property
+    def _step(self) -> float:
+        """What an objective that `encode_slack` counts in steps of a grid is multiplied by to count in y; else 1."""
+        return float(self.frame.unit.max(initial=0.0)) if self.frame.integer else 1.0
 
     def scale(self, bounds: Bounds) -> float:
         """The largest size of an input, a neuron or a coefficient, at least 1: what a solver's tolerance grows with.
@@ -150,7 +177,9 @@ class Encoded:
         program = self.program
         sides = (program.column_lower[self.x], program.column_upper[self.x])
         inputs = (self.frame.values(side) for side in sides)
-        sizes = (program.row_value, program.cost, *sides, *inputs, *bounds.lower, *bounds.upper)
+        # A tolerance in steps of a grid is that much less in the input.
+        columns = () if self.frame.integer else sides
+        sizes = (program.row_value, program.cost * self._step, *columns, *inputs, *bounds.lower, *bounds.upper)
         return float(max(1.0, *(np.abs(part).max(initial=0.0) for part in sizes)))
 
     def input(self, solution: np.ndarray) -> np.ndarray:
@@ -282,6 +311,9 @@ class Scaled:
             units[0] = np.where(widths[0] > 0, units[0].min(), 1.0)
         units = [np.where(u < FINE, u, 1.0) for u in units]
         frame = Frame.of(region.lower, region.upper, units[0])
+        if region.grid is not None:
+            frame = Frame.of_grid(region, region.grid)
+            units[0] = frame.unit
         small = condensed if all((u == 1.0).all() for u in units) else _counted_in(condensed, frame, units)
         return cls(small, frame, tuple(units[1:]))
 
@@ -309,7 +341,8 @@ def _counted_in(condensed: Condensed, frame: Frame, units: Sequence[np.ndarray])
             if source == 0:
                 size = np.abs(matrix) @ np.abs(frame.origin)
                 lost = 2.0 * (len(frame.origin) + 4) * UNIT * (size + np.abs(bias))
-                error = error + np.where(size > 0, lost, 0.0)
+                off = np.abs(matrix) @ np.broadcast_to(frame.lost, frame.unit.shape)
+                error = error + np.where(size > 0, lost, 0.0) + off * (1.0 + 2.0 * (len(frame.origin) + 4) * UNIT)
                 bias = bias + matrix @ frame.origin
             blocks.append((source, Dense(matrix * units[source] / unit[:, None])))
         parts.append(Affine(tuple(blocks), ((None, bias / unit),), part.size, part.name))
@@ -340,8 +373,11 @@ def encode_slack(
         rows: Outputs that must all be small, at least one.
         d: Right-hand sides, shape (len(rows),).
         encoding: Defaults to `BigM()`.
-        unit: What the slack is counted in; see `objective_unit`.
+        unit: What the slack is counted in; see `objective_unit`. On a grid it is made finer by a step: the coefficients
+            of columns that count steps are as much smaller.
     """
+    if region.grid is not None:
+        unit *= 2.0 ** -math.ceil(math.log2(region.grid.steps))
     index, d = np.asarray(rows, dtype=int), np.asarray(d, dtype=np.float64)
     builder = ProgramBuilder(absorb_tiny=True)
     scaled = Scaled.of(condensed, region, index, unit)
@@ -387,7 +423,7 @@ def add_network(builder: ProgramBuilder, scaled: Scaled, region: Region, encodin
     """Add the inputs of a region and the unstable neurons, with the rows that tie them all together."""
     encoding, condensed, frame = encoding or BigM(), scaled.condensed, scaled.frame
     names = frame.names([f"x{i}" for i in range(region.dimension)])
-    x = builder.add_columns(names, *frame.bounds(region.lower, region.upper))
+    x = builder.add_columns(names, *frame.bounds(region.lower, region.upper), integer=frame.integer)
     columns = Columns(x, (), ())
     for k, affine in enumerate(condensed.net.layers, start=1):
         plain, units = [f"{k}_{neuron}" for neuron in condensed.kept[k - 1]], scaled.units[k - 1]

@@ -27,7 +27,8 @@ def replay(net: Network, case: Case, x: Any, *, onnx_path: str | Path | None = N
         net: The network, numpy operators.
         case: The region and the unsafe set.
         x: n_inputs finite numbers of any shape. Where the region fixes a coordinate to a decimal that no float equals
-            and x has the float64 or float32 nearest to it, the exact replay takes the decimal.
+            and x has the float64 or float32 nearest to it, the exact replay takes the decimal; with a grid, in every
+            coordinate the grid point that x is the nearest float to.
         onnx_path: The file the network was read from, .onnx or .onnx.gz; onnxruntime is left out when None.
 
     Returns:
@@ -45,8 +46,9 @@ def replay(net: Network, case: Case, x: Any, *, onnx_path: str | Path | None = N
     slack = _slack_exact(case.unsafe, forward_exact(net, point))
     notes = []
     if fixed:
+        what = "fixed to numbers" if case.region.grid is None else f"multiples of 1/{case.region.grid.steps}"
         notes.append(
-            f"{len(fixed)} inputs are fixed to numbers that are no floats: exact replay takes the numbers, "
+            f"{len(fixed)} inputs are {what} that are no floats: exact replay takes the numbers, "
             "floating-point replay their nearest floats."
         )
     x32 = into_region(case.region, vector, np.float32)
@@ -91,16 +93,19 @@ def into_region(region: Region, x: np.ndarray, dtype: type[np.floating[Any]]) ->
 
     The projection is rounded to floats inside the exact box, and where a ball or a cut is still missed by rounding,
     pulled towards the region's anchor. Coordinates fixed to a number that is no float of this type get the nearest
-    float and count as the number.
+    float and count as the number; on a grid, each coordinate is the nearest float of a grid point and counts as that.
 
     Args:
         region: The region.
         x: Shape (n_inputs,), float64, finite.
-        dtype: np.float64 or np.float32: the grid the result lies on.
+        dtype: np.float64 or np.float32.
 
     Returns:
         Shape (n_inputs,), of that type.
     """
+    if region.grid is not None:
+        snapped = region.project(x)
+        return snapped.astype(dtype) if region.contains(region.exact_point(snapped)) else None
     low, high = _inner_box(region, dtype)
     projected, anchor = region.project(x), region.project(region.anchor)
     bits = np.finfo(dtype).nmant
@@ -119,6 +124,10 @@ def competition_text(witness: Witness) -> str:
 
 def _exact_point(region: Region, x: np.ndarray) -> tuple[Sequence[Fraction] | np.ndarray, tuple[int, ...]]:
     """The point that x stands for, and the coordinates where that is a fixed number instead of its nearest float."""
+    if region.grid is not None:
+        point = region.exact_point(x)
+        own = np.asarray(x, dtype=np.float64).tolist()
+        return point, tuple(i for i, (q, v) in enumerate(zip(point, own, strict=True)) if q != Fraction(v))
     fixed: dict[int, Fraction] = {}
     for i in np.flatnonzero((region.lower == region.upper) | (region.inner_lower > region.inner_upper)).tolist():
         low, value = region.exact_lower[i], float(x[i])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from milpverify.errors import CheckpointError
+from milpverify.spec.grid import Grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,18 +79,34 @@ def saved_boxes(arrays: Mapping[str, np.ndarray], like: Boxes) -> Boxes:
     return boxes
 
 
-def halves(boxes: Boxes, coordinate: np.ndarray) -> Boxes:
+def halves(boxes: Boxes, coordinate: np.ndarray, grid: Grid | None = None) -> Boxes:
     """Both halves of each box, side by side, split at one float of a coordinate: together they cover it exactly.
+
+    With a grid they are split between two neighbouring points of it, and together have all of its points.
 
     Args:
         boxes: To be split.
-        coordinate: Which one, shape (b,); `middle` must lie strictly inside.
+        coordinate: Which one, shape (b,), among the `divisible`.
+        grid: Whose points count.
     """
     each, some = np.arange(len(boxes)), boxes[np.repeat(np.arange(len(boxes)), 2)]
-    at = middle(boxes.low, boxes.high)[each, coordinate]
-    some.high[2 * each, coordinate] = at
-    some.low[2 * each + 1, coordinate] = at
+    if grid is None:
+        left = right = middle(boxes.low, boxes.high)[each, coordinate]
+    else:
+        first, last = (grid.nearest(side[each, coordinate]) for side in (boxes.low, boxes.high))
+        below = np.floor((first + last) / 2)
+        left, right = grid.around(below)[1], grid.around(below + 1)[0]
+    some.high[2 * each, coordinate] = left
+    some.low[2 * each + 1, coordinate] = right
     return some
+
+
+def divisible(low: np.ndarray, high: np.ndarray, grid: Grid | None = None) -> np.ndarray:
+    """Where a float lies strictly between low and high; with a grid, where two of its points do not lie outside."""
+    if grid is not None:
+        return np.asarray(grid.nearest(low) < grid.nearest(high))
+    at = middle(low, high)
+    return np.asarray((low < at) & (at < high))
 
 
 def middle(low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -112,8 +112,10 @@ class BranchAndBound(Search):
         """How much time the tree over input boxes gets, next to that over phases; 0 for none."""
         region = question.region
         free = int((region.upper > region.lower).sum())
-        few = sum(question.bounds.n_unstable) <= self.few_neurons
-        if self.inputs is None or not region.is_box or free > self.most_inputs or few or _too_wide(question, free):
+        few = sum(question.bounds.n_unstable) <= self.few_neurons or not region.is_box
+        if region.grid is not None:  # phases can never tell its points from those between them
+            few = False
+        if self.inputs is None or free > self.most_inputs or few or _too_wide(question, free):
             return 0.0
         return INPUTS_SHARE if free <= self.few_inputs else 1.0
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from milpverify.bounds.box_forms import BoxBounds
 from milpverify.search.boxes import Boxes
+from milpverify.spec.grid import Grid
 from milpverify.spec.rounding import UNDERFLOW, UNIT, allowance
 
 SWEEPS = 2  # the sides that a row has cut help the next row
@@ -40,6 +41,20 @@ class Clipped:
         """Which boxes have lost something, shape (b, 1)."""
         cut = (self.low > boxes.low) | (self.high < boxes.high)
         return np.asarray(cut.any(axis=1, keepdims=True))
+
+    def on_grid(self, grid: Grid, boxes: Boxes) -> Clipped:
+        """The same rounded inward to the points of a grid; a box without one is empty.
+
+        Args:
+            grid: The boxes' sides enclose points of it.
+            boxes: What was clipped.
+        """
+        first, last = grid.between(self.low, self.high)
+        first = np.maximum(first, grid.nearest(boxes.low))
+        last = np.minimum(last, grid.nearest(boxes.high))
+        none = (first > last).any(axis=1, keepdims=True)
+        low, high = grid.around(first)[0], grid.around(last)[1]
+        return Clipped(np.where(none, boxes.low, low), np.where(none, boxes.high, high), self.empty | none)
 
 
 def clip_boxes(found: BoxBounds, boxes: Boxes, starts: np.ndarray, t: float) -> Clipped:

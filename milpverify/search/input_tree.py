@@ -7,7 +7,8 @@ them are open in it. A case's lower bound over a box is the largest of its rows'
 
 What is discarded. A box, or what is clipped off it, is dropped for a case only on a rounded bound of the case's least
 slack, `question.spare` taken off. Both halves of a split share the float they meet in, so the boxes always cover the
-region. Hence per case
+region; on a grid, boxes are rounded inward to it, halves lie on either side of a gap between its points, and a box of a
+single point is evaluated exactly. Hence per case
 
     least slack  >=  min( bounds at which boxes were closed, bounds of boxes still open ),
 
@@ -30,7 +31,9 @@ from milpverify.attack.method import Attack
 from milpverify.attack.pgd import Pgd
 from milpverify.bounds.box_forms import BoxBounds, bound_boxes
 from milpverify.errors import OptionError
-from milpverify.search.boxes import Boxes, OpenBoxes, halves, middle, saved_boxes
+from milpverify.network.exact import forward_exact
+from milpverify.proof.evidence import float_at_most
+from milpverify.search.boxes import Boxes, OpenBoxes, divisible, halves, middle, saved_boxes
 from milpverify.search.clipping import clip_boxes
 from milpverify.search.outside import outside
 from milpverify.search.phases import PhaseSplits
@@ -38,6 +41,7 @@ from milpverify.search.probe import Probe
 from milpverify.search.question import Answer, CaseAnswer, Question, Search, Steps, TreeProgress, driven
 from milpverify.search.rows import Rows
 from milpverify.spec.batch import BoxBatch
+from milpverify.spec.grid import Grid
 
 CLOSED = 2.0**-1000  # a positive slack below the absolute allowance of clipping and of phases
 TELL_S = 0.2
@@ -208,7 +212,8 @@ class _Tree:
     def _cut(self, boxes: Boxes, found: BoxBounds, t: float) -> None:
         """Close cases, and shrink boxes, where nothing has a slack of t or less."""
         if self.options.clip:
-            clipped = clip_boxes(found, boxes, self.rows.starts, t)
+            clipped, grid = clip_boxes(found, boxes, self.rows.starts, t), self.question.region.grid
+            clipped = clipped if grid is None else clipped.on_grid(grid, boxes)
             self._close(np.full(boxes.lower.shape, t), boxes.open & (clipped.empty | clipped.smaller(boxes)))
             boxes.open[clipped.empty] = False
         if self.options.phases is not None:
@@ -227,18 +232,41 @@ class _Tree:
         return bound_boxes(net, region, (lower, upper), rows.C, weights, self.options.crown).less(rows.d)
 
     def _score(self, found: BoxBounds, boxes: Boxes) -> np.ndarray:
-        """What splitting each input promises, shape (b, n); -1 where no float lies between its sides."""
+        """What splitting each input promises, shape (b, n); -1 where there is nothing to split."""
         slope = np.abs(found.forms[-1].slope).mean(axis=1)
         with np.errstate(invalid="ignore", over="ignore"):
             left = (boxes.high - boxes.low) / np.maximum(found.radius, 1e-300)
             score = np.nan_to_num((self.options.error_weight * found.share + slope) * left)
-        at = middle(boxes.low, boxes.high)
-        return np.where((boxes.low < at) & (at < boxes.high), score, -1.0)
+        return np.where(divisible(boxes.low, boxes.high, self.question.region.grid), score, -1.0)
 
     def _split(self, boxes: Boxes, score: np.ndarray) -> None:
-        whole = np.asarray(score.max(axis=1, initial=-1.0) < 0)
-        self.stuck = np.minimum(self.stuck, boxes[whole].per_case())
-        self.waiting.push(halves(boxes[~whole], score[~whole].argmax(axis=1)))
+        whole, grid = np.asarray(score.max(axis=1, initial=-1.0) < 0), self.question.region.grid
+        if grid is not None:
+            self._evaluate(boxes[whole], grid)
+        else:
+            self.stuck = np.minimum(self.stuck, boxes[whole].per_case())
+        self.waiting.push(halves(boxes[~whole], score[~whole].argmax(axis=1), grid))
+
+    def _evaluate(self, boxes: Boxes, grid: Grid) -> None:
+        """Close boxes that hold one grid point: its exact slack is their least."""
+        question, region = self.question, self.question.region
+        for i in range(len(boxes)):
+            x = grid.values(grid.nearest(boxes.low[i]))
+            point = region.exact_point(x)
+            if not region.contains(point):  # a ball or a cut excludes it
+                continue
+            y = forward_exact(question.net, point)
+            for case in np.flatnonzero(boxes.open[i]):
+                slack = question.cases[case].unsafe.slack_exact(y)
+                if slack <= 0 or slack < question.best:
+                    question.offer(int(case), x)
+                if question.decided:
+                    self.waiting.push(boxes[slice(i, None)])  # so that the answer counts them as open
+                    return
+                below = float_at_most(slack)
+                if question.gap is None and not below > 0:  # a slack of less than any float
+                    self.stuck[case] = min(self.stuck[case], below)
+                self.proven[case] = min(self.proven[case], below)
 
     def _closed(self, boxes: Boxes) -> Boxes:
         """The boxes that have an open case still."""

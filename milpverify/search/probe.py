@@ -46,8 +46,9 @@ class Probe:
         Returns:
             Shape (p, n_cases); infinite for cases that it is not meant for.
         """
-        if not self.question.region.is_box:
-            x = self.question.region.project(x)
+        region = self.question.region
+        if not region.is_box or region.grid is not None:
+            x = region.project(x)
         with np.errstate(over="ignore", invalid="ignore"):
             values = np.where(still, self.slack.at_points(x), np.inf)
         values[np.isnan(values)] = np.inf
@@ -65,17 +66,18 @@ class Probe:
             steps: How many.
             size: Of the first step, in widths of the region's box.
         """
-        region = self.question.region
+        region, hull = self.question.region, self.question.region.walkable
         width, best, best_x, best_case = region.upper - region.lower, np.inf, x[0], 0
         for _ in range(steps):
-            value, gradient = self.slack.with_gradient(x, case)
+            at = x if region.grid is None else region.project(x)
+            value, gradient = self.slack.with_gradient(at, case)
             place = int(value.argmin())
             if value[place] < best:
-                best, best_x, best_case = float(value[place]), x[place], int(case[place])
+                best, best_x, best_case = float(value[place]), at[place], int(case[place])
             if self.question.gap is None and best <= 0:
                 break
             x = x - np.sign(gradient) * (size * width)
-            x = np.clip(x, region.lower, region.upper) if region.is_box else region.project(x)
+            x = np.clip(x, region.lower, region.upper) if region.is_box else hull.project(x)
             size *= SHRINK
         self._offer(best_case, best_x, best)
 

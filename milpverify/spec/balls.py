@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from milpverify.errors import RegionError
+from milpverify.spec.box import Box, ExactBounds
+from milpverify.spec.grid import Grid
 from milpverify.spec.region import Region, flat_vector, frozen
-from milpverify.spec.rounding import round_sum
+from milpverify.spec.rounding import round_fractions, round_sum
 
 Clip = tuple[Any, Any] | None  # numbers or arrays before the ball is made, arrays of shape (n,) afterwards
 
@@ -26,19 +28,24 @@ B = TypeVar("B", bound="Ball")
 class Ball(Region):
     """What the balls of all norms share.
 
+    With a grid, the bounding box is rounded inward to it (a bound off by less than `grid.SLACK` takes a point in); the
+    norm of an L1 or L2 ball is compared exactly.
+
     Attributes:
         center: Any shape.
         eps: Radius in the units of the network's own input; zero is allowed.
         clip: (lo, hi), numbers or arrays, for inputs that have a range; infinite entries bind nothing.
 
     Raises:
-        RegionError: If eps is negative or not finite, center or clip hold NaN, or no point of the ball is in the clip.
+        RegionError: If eps is negative or not finite, center or clip hold NaN, no point of the ball is in the clip, or
+            none of the grid.
     """
 
     center: np.ndarray
     eps: float
     clip: Clip = None
     _clip_binds: bool = field(init=False, repr=False)
+    _on_grid: ExactBounds | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         who = type(self).__name__
@@ -57,8 +64,11 @@ class Ball(Region):
             inner_lower=np.maximum(low.up, lo),
             inner_upper=np.minimum(high.down, hi),
             _clip_binds=bool((lo > low.down).any() or (hi < high.up).any()),
+            _on_grid=None,
         )
         self._check_not_empty(lo, hi)
+        if self.grid is not None:
+            self._round_to_grid(self.grid)
         self._check_cuts()
 
     def __repr__(self) -> str:
@@ -74,6 +84,28 @@ class Ball(Region):
 
     @cached_property
     def exact_lower(self) -> tuple[Fraction, ...]:
+        """max(clip lo, center - eps), exactly; with a grid, rounded up to it."""
+        return self._least() if self._on_grid is None else tuple(self._on_grid[0])
+
+    @cached_property
+    def exact_upper(self) -> tuple[Fraction, ...]:
+        """min(clip hi, center + eps), exactly; with a grid, rounded down to it."""
+        return self._greatest() if self._on_grid is None else tuple(self._on_grid[1])
+
+    def _round_to_grid(self, grid: Grid) -> None:
+        """Round the bounding box inward, and see that a grid point is left: the one nearest to the centre, or none."""
+        exact = grid.inward(self._least(), self._greatest(), type(self).__name__)
+        low, high = round_fractions(exact[0]), round_fractions(exact[1])
+        self._set(
+            lower=low.down, upper=high.up, inner_lower=low.up, inner_upper=high.down, _clip_binds=True, _on_grid=exact
+        )
+        if not self._in_ball_exact(self.exact_point(self._snapped(self.center[None])[0])):
+            raise RegionError(
+                f"{type(self).__name__}: empty region: no k/{grid.steps} lies within eps = {self.eps!r} of the center "
+                "and in the clip. Give a larger eps, or leave the grid out."
+            )
+
+    def _least(self) -> tuple[Fraction, ...]:
         """max(clip lo, center - eps), exactly."""
         eps = Fraction(self.eps)
         lows = tuple(Fraction(c) - eps for c in self.center.tolist())
@@ -82,8 +114,7 @@ class Ball(Region):
         clip = self.clip[0].tolist()
         return tuple(max(q, Fraction(v)) if v > -np.inf else q for q, v in zip(lows, clip, strict=True))
 
-    @cached_property
-    def exact_upper(self) -> tuple[Fraction, ...]:
+    def _greatest(self) -> tuple[Fraction, ...]:
         """min(clip hi, center + eps), exactly."""
         eps = Fraction(self.eps)
         highs = tuple(Fraction(c) + eps for c in self.center.tolist())
@@ -114,6 +145,9 @@ class LinfBall(Ball):
     def is_box(self) -> bool:
         """Whether no cut is added."""
         return not self.cuts.n_rows
+
+    def _without_grid(self) -> Box:
+        return Box(self.lower, self.upper, cuts=self.cuts)  # what SLACK takes in lies outside the ball
 
     def _draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
         share = rng.random((n, self.dimension))

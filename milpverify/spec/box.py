@@ -21,13 +21,15 @@ ExactBounds = tuple[Sequence[Fraction], Sequence[Fraction]]
 class Box(Region):
     """{ lower <= x <= upper }; zero widths are allowed.
 
+    With a grid, the bounds are rounded inward to it, and `exact` holds the result.
+
     Attributes:
         lower, upper: Any shape, taken as the exact values of their floats.
         exact: Exact rational bounds that replace them, for decimals that are no floats; `lower` is then rounded down
             and `upper` up from these. `Box.of_fractions` needs nothing else.
 
     Raises:
-        RegionError: If shapes differ, a bound is NaN or infinite, or some lower > upper.
+        RegionError: If shapes differ, a bound is NaN or infinite, some lower > upper, or no grid point is left.
     """
 
     lower: np.ndarray
@@ -35,6 +37,8 @@ class Box(Region):
     exact: ExactBounds | None = None
 
     def __post_init__(self) -> None:
+        if self.grid is not None:
+            self._set(exact=self.grid.inward(*self._given(), "Box"))
         if self.exact is None:
             lower, upper = flat_vector(self.lower, "Box: lower"), flat_vector(self.upper, "Box: upper")
             _check_order(lower, upper)
@@ -48,6 +52,16 @@ class Box(Region):
             self._set(exact=exact, lower=low.down, upper=high.up, inner_lower=low.up, inner_upper=high.down)
         self._set(center=self._into_box(self.lower / 2 + self.upper / 2))
         self._check_cuts()
+
+    def _given(self) -> tuple[tuple[Fraction, ...], tuple[Fraction, ...]]:
+        """The exact bounds before a grid rounds them."""
+        if self.exact is None:
+            sides = flat_vector(self.lower, "Box: lower"), flat_vector(self.upper, "Box: upper")
+            exact = finite_fractions(sides[0]), finite_fractions(sides[1])
+        else:
+            exact = tuple(self.exact[0]), tuple(self.exact[1])
+        _check_order(*exact)
+        return exact
 
     @classmethod
     def of_fractions(cls, lower: Sequence[Fraction], upper: Sequence[Fraction]) -> Box:
@@ -69,6 +83,9 @@ class Box(Region):
     def exact_upper(self) -> tuple[Fraction, ...]:
         """The exact upper bounds."""
         return finite_fractions(self.upper) if self.exact is None else tuple(self.exact[1])
+
+    def _without_grid(self) -> Box:
+        return Box(self.lower, self.upper, cuts=self.cuts)
 
     def _draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
         share = rng.random((n, self.dimension))

@@ -64,6 +64,11 @@ class Cuts:
         unsure = np.flatnonzero(~(excess < -doubt)[0])  # NaN, from overflow, is unsure too
         return not len(unsure) or self._hold_exact([Fraction(v) for v in point.tolist()], unsure)
 
+    def nearly_hold(self, points: np.ndarray) -> np.ndarray:
+        """Whether A x <= b up to rounding at points of shape (batch, n); shape (batch,). Floating."""
+        excess, doubt = self._excess(points)
+        return np.asarray((excess <= doubt).all(axis=1))
+
     def hold_exact(self, point: list[Fraction]) -> bool:
         """Whether A x <= b at a rational point. Exact."""
         return self._hold_exact(point, np.arange(self.n_rows))

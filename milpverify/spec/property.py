@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from milpverify.errors import PropertyError
+from milpverify.spec.grid import Grid
 from milpverify.spec.region import Region, frozen
 from milpverify.spec.rounding import finite_fractions, round_fractions
 
@@ -133,6 +134,15 @@ class Property:
         for case in self.cases:
             groups.setdefault(id(case.region), []).append(case)
         return tuple(tuple(group) for group in groups.values())
+
+    def on_grid(self, grid: Grid) -> Property:
+        """The same claim about the grid points of every region only.
+
+        Raises:
+            RegionError: If a region has no point of the grid, or another grid.
+        """
+        regions = {id(group[0].region): group[0].region.with_grid(grid) for group in self.groups()}
+        return replace(self, cases=tuple(replace(case, region=regions[id(case.region)]) for case in self.cases))
 
     def save(self, path: str | Path) -> None:
         """Write the property to a file, whole or not at all.

@@ -1,6 +1,9 @@
-"""What every input region is: a bounding box, optionally a norm ball in it, optionally linear cuts A x <= b.
+"""What every input region is: a bounding box, optionally a norm ball in it, linear cuts A x <= b, and a grid.
 
     { x : exact_lower <= x <= exact_upper }  and  { ||x - center|| <= eps }  and  { A x <= b }
+
+With a grid only its points count, and the bounding box is rounded inward to it; bounds still see the convex set. See
+`grid.py`.
 
 Coordinates are flat float64 vectors of length n, in C order of the network's input. Membership is decided in exact
 rational arithmetic; everything computed in float64 is rounded in the safe direction, or says that it is not.
@@ -20,6 +23,7 @@ from milpverify.errors import RegionError
 from milpverify.network.arrays import array_namespace
 from milpverify.spec.cuts import NO_CUTS, Cuts
 from milpverify.spec.duals import CutDual
+from milpverify.spec.grid import Grid
 from milpverify.spec.rounding import finite_fractions
 from milpverify.spec.rows import RegionRows
 from milpverify.spec.support import as_float64, like, middle_estimate, rounded
@@ -30,12 +34,14 @@ if TYPE_CHECKING:
 PULLS = 40  # rounds of alternating projection between the cuts and the rest, for each depth
 PULL_DEPTHS = (0.0, *(2.0**-k for k in (40, 30, 20, 14, 10, 8, 6)))  # behind the cuts, in shares of their range
 
+GRID_DEPTHS = (0.5, 1.0, 1.0 + 2.0**-20, 2.0, 3.0, 5.0)  # the same towards a grid, in halves of its steps
+
 R = TypeVar("R", bound="Region")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Region(ABC):
-    """A non-empty, bounded, convex set of inputs; the arrays are read-only float64 of shape (n,).
+    """A non-empty, bounded, convex set of inputs, or the points of a grid in one; arrays are read-only float64 (n,).
 
     Attributes:
         lower, upper: The bounding box, rounded outward: the exact set lies in it.
@@ -43,6 +49,7 @@ class Region(ABC):
             between these. Where no float does (a decimal lb = ub), inner_lower > inner_upper.
         center: A ball's given centre (outside the region if the clip excludes it); of a box, its midpoint.
         cuts: Rows A x <= b that hold as well.
+        grid: Whose points alone count; None where every point does.
     """
 
     lower: np.ndarray = field(init=False)
@@ -51,10 +58,12 @@ class Region(ABC):
     inner_upper: np.ndarray = field(init=False)
     center: np.ndarray = field(init=False)
     cuts: Cuts = field(default=NO_CUTS, kw_only=True)
+    grid: Grid | None = field(default=None, kw_only=True)
 
     def __repr__(self) -> str:
         cuts = f", cuts={self.cuts.n_rows}" if self.cuts.n_rows else ""
-        return f"{type(self).__name__}(dimension={self.dimension}{cuts})"
+        grid = f", grid=1/{self.grid.steps}" if self.grid is not None else ""
+        return f"{type(self).__name__}(dimension={self.dimension}{cuts}{grid})"
 
     @property
     def dimension(self) -> int:
@@ -90,8 +99,24 @@ class Region(ABC):
         """
         return replace(self, cuts=self.cuts.extended(A, b, self.dimension))
 
+    def with_grid(self: R, grid: Grid) -> R:
+        """The points of a grid in this region.
+
+        Raises:
+            RegionError: If the region already has another grid, or has no point of this one: in some coordinate, or
+                within the radius of a ball. What cuts leave is looked for, and refused if no point was found.
+        """
+        if self.grid not in (None, grid):
+            raise RegionError(
+                f"{type(self).__name__}.with_grid: the region has {self.grid} already, {grid} came. "
+                "Start from the region without one."
+            )
+        return replace(self, grid=grid)
+
     def contains(self, x: Any) -> bool:
         """Whether a point lies in the region. Exact: decided in rationals wherever float64 is not sure.
+
+        With a grid, k/255 is meant itself, not the float nearest to it: pass Fractions, or `exact_point(x)`.
 
         Args:
             x: n floats or Fractions, any shape; integers count as themselves.
@@ -105,7 +130,7 @@ class Region(ABC):
                 f"{type(self).__name__}.contains: {len(point)} coordinates came, the region has {self.dimension}. "
                 "Pass one point at a time."
             )
-        if point.dtype.kind != "f" or point.dtype.itemsize > 8:
+        if self.grid is not None or point.dtype.kind != "f" or point.dtype.itemsize > 8:
             return self._contains_fractions(point.tolist())
         point = point.astype(np.float64)
         inside = (self.inner_lower <= point) & (point <= self.inner_upper)
@@ -116,6 +141,8 @@ class Region(ABC):
             point = [Fraction(value) for value in values]
         except (ValueError, OverflowError):  # NaN or infinite
             return False
+        if self.grid is not None and not self.grid.holds(point):
+            return False
         bounds = zip(self.exact_lower, point, self.exact_upper, strict=True)
         return all(l <= p <= u for l, p, u in bounds) and self._in_ball_exact(point) and self.cuts.hold_exact(point)
 
@@ -124,7 +151,8 @@ class Region(ABC):
 
         In norm balls it is the Euclidean projection, drawn towards the centre until float64 is sure. Two exceptions,
         where the result may lie outside: a coordinate whose bounds have no float between them becomes the nearest
-        float; linear cuts are met by alternating projection, a best effort that a thin set can defeat.
+        float; linear cuts are met by alternating projection, a best effort that a thin set can defeat. With a grid, the
+        floats nearest to grid points of the region; near linear cuts, again a best effort.
 
         Args:
             x: Shape (..., n); NaN counts as the anchor's coordinate, infinity as the box's bound.
@@ -142,11 +170,62 @@ class Region(ABC):
                 "Flatten each point."
             )
         flat = points.reshape(-1, self.dimension)
+        if self.grid is not None:
+            return self._onto_grid(self.walkable.project(flat)).reshape(points.shape)
         flat = np.where(np.isnan(flat), self.anchor, flat)
         moved = self._project(np.where(np.isinf(flat), self._into_box(flat), flat))
         if self.cuts.n_rows:
             self._alternate(moved)
         return moved.reshape(points.shape)
+
+    @cached_property
+    def relaxed(self) -> Region:
+        """The region itself; with a grid, the convex set between its points that bounds work on, rounded outward."""
+        return self if self.grid is None else self._without_grid()
+
+    @cached_property
+    def walkable(self) -> Region:
+        """Where a descent may walk that evaluates at `project` of its points: with a grid, no cuts are in its way."""
+        return self if self.grid is None else replace(self.relaxed, cuts=NO_CUTS)
+
+    @cached_property
+    def indices(self) -> tuple[np.ndarray, np.ndarray]:
+        """The least and greatest k of a grid's points k / steps in the bounding box, float64 of shape (n,)."""
+        assert self.grid is not None
+        sides = (self.exact_lower, self.exact_upper)
+        low, high = (np.array([float(q * self.grid.steps) for q in side]) for side in sides)
+        return frozen(low), frozen(high)
+
+    def exact_point(self, x: np.ndarray) -> list[Fraction]:
+        """The point that floats stand for: with a grid k / steps where one is the nearest float to it. Exact.
+
+        Args:
+            x: Shape (n,), float64 or float32.
+        """
+        if self.grid is not None:
+            return self.grid.stands_for(x)
+        return [Fraction(v) for v in np.asarray(x, dtype=np.float64).tolist()]
+
+    @abstractmethod
+    def _without_grid(self) -> Region:
+        """The region with all points between `lower` and `upper`."""
+
+    def _onto_grid(self, points: np.ndarray) -> np.ndarray:
+        """Grid points near points (m, n) between them, behind the cuts if a few pulls get there. Floating."""
+        assert self.grid is not None
+        found = self._snapped(points)
+        lost = np.abs(self.cuts.A).sum(axis=1) / (2 * self.grid.steps)  # rounding loses no more of a cut's row
+        for depth in GRID_DEPTHS if self.cuts.n_rows else ():
+            far = np.flatnonzero(~self.cuts.nearly_hold(found))
+            if not len(far):
+                break
+            found[far] = self._snapped(self.walkable.project(self.cuts.pull(points[far], depth * lost)))
+        return found
+
+    def _snapped(self, points: np.ndarray) -> np.ndarray:
+        """The grid points nearest to points (m, n) of the relaxed region, as floats; in the bounding box."""
+        assert self.grid is not None
+        return self.grid.values(np.clip(self.grid.nearest(points), *self.indices))
 
     def _alternate(self, points: np.ndarray) -> None:
         """Move points, in place, to and fro between the cuts and the rest until they meet both.
@@ -264,9 +343,27 @@ class Region(ABC):
             object.__setattr__(self, name, frozen(value) if isinstance(value, np.ndarray) else value)
 
     def _check_cuts(self) -> None:
-        """Refuse a region that its cuts, one by one or together, provably leave empty."""
+        """Refuse a region that its cuts provably leave empty, or without a known grid point."""
         if not self.cuts.n_rows:
             return
+        self._check_half_spaces()
+        if self.grid is not None and self._known_point() is None:
+            raise RegionError(
+                f"{type(self).__name__}: no k/{self.grid.steps} was found that meets the {self.cuts.n_rows} cuts: the "
+                "region may be empty, and then anything would hold. Loosen a cut, or leave the grid out."
+            )
+
+    def _known_point(self) -> np.ndarray | None:
+        """A grid point that lies in the region, as floats; None if none was found among many tried."""
+        rng = np.random.default_rng(0)
+        for count in (0, 16, 256):
+            tried = self.project(self.anchor)[None] if not count else self.sample(rng, count)
+            for x in tried:
+                if self.contains(self.exact_point(x)):
+                    return np.asarray(x)
+        return None
+
+    def _check_half_spaces(self) -> None:
         if self.cuts.A.shape[1] != self.dimension:
             raise RegionError(
                 f"{type(self).__name__}: cuts of {self.cuts.A.shape[1]} coordinates on a region of {self.dimension}. "

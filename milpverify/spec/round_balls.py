@@ -58,6 +58,26 @@ class RoundBall(Ball):
             far, target = far[unsure], target[unsure]
         return moved
 
+    def _without_grid(self) -> RoundBall:
+        return replace(self, clip=(self.lower, self.upper), grid=None)
+
+    def _snapped(self, points: np.ndarray) -> np.ndarray:
+        """Grid points near points of the relaxed region, in the ball where float64 is not mistaken about it.
+
+        The nearest one where the ball has it; else rounded towards the one nearest to the centre, which it has, and
+        drawn there.
+        """
+        assert self.grid is not None
+        home = np.clip(self.grid.nearest(self.center), *self.indices)
+        moved = super()._snapped(points)
+        wanted = np.clip(points * self.grid.steps, *self.indices) - home
+        for share in (1.0, 0.95, 0.85, 0.7, 0.5, 0.25, 0.0):
+            far = np.flatnonzero(self._distance(moved)[0] > 0)
+            if not len(far):
+                break
+            moved[far] = self.grid.values(home + np.trunc(share * wanted[far] * (1.0 + 2.0**-40)))
+        return moved
+
     def _minimum(self, lam: Array) -> Array:
         xp, center = array_namespace(lam), like(self.center, lam)
         best = rounded(ball_estimate(lam, center, self.eps, self._dual_norm(lam)), self.dimension)

@@ -2,12 +2,13 @@
 
     {"format": "milpverify-property", "version": 1, "name", "label", "n_inputs", "n_outputs",
      "regions": [{"type": "Box", "lower": [...], "upper": [...], "exact": null | [["p/q", ...], ["p/q", ...]],
-                  "cuts": {"A": [[...]], "b": [...]}},
+                  "cuts": {"A": [[...]], "b": [...]}, "grid": steps},
                  {"type": "LinfBall" | "L1Ball" | "L2Ball", "center": [...], "eps", "clip": null | [[...], [...]],
-                  "cuts"}],
+                  "cuts", "grid"}],
      "cases": [{"name", "region": index, "C": [[...]], "d": ["p/q", ...]}]}
 
-Floats are written so that they read back the same; infinite clip entries as "inf" and "-inf".
+A region without a grid has no key "grid". Floats are written so that they read back the same; infinite clip entries as
+"inf" and "-inf".
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from milpverify.errors import InputError, PropertyError
 from milpverify.spec.balls import Ball, LinfBall
 from milpverify.spec.box import Box
+from milpverify.spec.grid import Grid
 from milpverify.spec.property import Case, Polyhedron, Property
 from milpverify.spec.region import Region
 from milpverify.spec.round_balls import L1Ball, L2Ball
@@ -135,6 +137,8 @@ def _region_document(region: Region) -> dict[str, Any]:
     else:
         raise PropertyError(f"save: no file format for regions of type {type(region).__name__}. Use a Box or a ball.")
     document["cuts"] = {"A": region.cuts.A.tolist(), "b": region.cuts.b.tolist()}
+    if region.grid is not None:
+        document["grid"] = region.grid.steps
     return document
 
 
@@ -162,4 +166,6 @@ def _region(part: dict[str, Any]) -> Region:
     else:
         clip = part["clip"] and tuple([float(v) for v in side] for side in part["clip"])
         region = BALLS[part["type"]](part["center"], part["eps"], clip)
-    return region.with_cuts(part["cuts"]["A"], part["cuts"]["b"]) if part["cuts"]["b"] else region
+    if part["cuts"]["b"]:
+        region = region.with_cuts(part["cuts"]["A"], part["cuts"]["b"])
+    return region.with_grid(Grid(part["grid"])) if "grid" in part else region

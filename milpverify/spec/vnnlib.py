@@ -30,6 +30,7 @@ from milpverify.spec.formula import (
     UnboundedError,
     cases_of,
 )
+from milpverify.spec.grid import Grid
 from milpverify.spec.property import Property
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ LARGEST = Fraction(2**1024 - 2**971)  # the largest float64
 SILENT = frozenset({"set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"})
 
 
-def read_vnnlib(path: str | Path, net: Network | None = None) -> Property:
+def read_vnnlib(path: str | Path, net: Network | None = None, grid: Grid | None = None) -> Property:
     """Read a VNN-LIB 1.0 file as a property: one case per disjunct, in the order of the file. Exact.
 
     Disjuncts over the same inputs share one region object. Disjuncts whose inputs contradict each other are dropped.
@@ -56,14 +57,16 @@ def read_vnnlib(path: str | Path, net: Network | None = None) -> Property:
     Args:
         path: A text file, or one compressed by gzip.
         net: When given, the numbers of declared inputs and outputs must be the network's.
+        grid: Whose points alone are inputs; the file cannot say it. None where every point of its boxes is.
 
     Raises:
         VnnlibError: If the file cannot be read or says what is not supported; the message has file and line.
-        RegionError: If no input satisfies the assertions, naming the lines.
+        RegionError: If no input satisfies the assertions, naming the lines; if a disjunct's box has no grid point.
     """
     reader = _Reader(Path(path))
     reader.read()
-    return reader.property(net)
+    prop = reader.property(net)
+    return prop if grid is None else prop.on_grid(grid)
 
 
 class _Reader:

@@ -23,6 +23,8 @@ def vnnlib_bytes(prop: Property, compress: bool = False) -> bytes:
         PropertyError: If VNN-LIB cannot say it, or a bound has no finite decimal.
     """
     first = prop.cases[0]
+    if any(case.region.grid is not None for case in prop.cases):
+        raise PropertyError("save: VNN-LIB cannot say that inputs lie on a grid. Save as .json instead.")
     shared = all(case.region is first.region for case in prop.cases)
     title = " ".join(prop.name.split())
     lines = [f"; {title}" if title else "; property", ""]

@@ -129,7 +129,7 @@ class MILPTightening(BoundMethod):
         """A lower bound of a row, on the solver's word less the tolerance; at most 0 if it may stop there."""
         if time.monotonic() >= goal.ends:
             return -math.inf
-        small, region = goal.target.condensed, goal.target.region
+        small, region = goal.target.condensed, goal.target.region.relaxed
         index = np.array([goal.row])
         try:
             encoded = encode_slack(small, region, index, np.zeros(1), self.encoding, objective_unit(small, index))
