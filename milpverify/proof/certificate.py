@@ -184,6 +184,7 @@ class Certificate:
         made_by: For readers.
         files: SHA-256 of the files "network" and "property", where it was made from files.
         semantics: What it is about: "real" numbers, or every "float32" execution, which includes them.
+        grid: Where it is only about inputs that are multiples of 1/grid: that number; else 0.
     """
 
     bits: int
@@ -194,6 +195,7 @@ class Certificate:
     made_by: str = "milpverify"
     files: Mapping[str, str] = field(default_factory=dict)
     semantics: str = "real"
+    grid: int = 0
 
     def __post_init__(self) -> None:
         if self.semantics not in SEMANTICS:

@@ -32,6 +32,7 @@ def header_of(certificate: Certificate) -> tuple[Header, list[np.ndarray]]:
         "network": certificate.network,
         "property": certificate.property,
         "threshold": f"{certificate.threshold.numerator}/{certificate.threshold.denominator}",
+        **({"grid": int(certificate.grid)} if certificate.grid else {}),
         "groups": [_group_part(group, arrays) for group in certificate.groups],
     }
     return header, arrays.arrays
@@ -82,9 +83,8 @@ def certificate_of(header: Header, arrays: list[np.ndarray]) -> Certificate:
         ProofError: If they are not of the form.
     """
     fields = _Fields(header, "the header", arrays)
-    fields.keys(
-        {"format", "version", "semantics", "bits", "threshold", "groups"}, {"made_by", "files", "network", "property"}
-    )
+    needed = {"format", "version", "semantics", "bits", "threshold", "groups"}
+    fields.keys(needed, {"made_by", "files", "network", "property", "grid"})
     if header["format"] != FORMAT or type(header["version"]) is not int or header["version"] != VERSION:
         raise ProofError(f"proof: the header must say format {FORMAT!r} and version {VERSION}.")
     return Certificate(
@@ -96,6 +96,7 @@ def certificate_of(header: Header, arrays: list[np.ndarray]) -> Certificate:
         made_by=fields.text("made_by"),
         files=_files(header.get("files", {})),
         semantics=fields.text("semantics"),
+        grid=fields.integer("grid") if "grid" in header else 0,
     )
 
 

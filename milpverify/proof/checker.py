@@ -1,6 +1,6 @@
 r"""Check a proof that no input of a box makes a ReLU network's output unsafe: standard library only, exact integers.
 
-    python3 -I checker.py PROOF NETWORK.onnx PROPERTY.vnnlib [--threshold T] [--limit BYTES]
+    python3 -I checker.py PROOF NETWORK.onnx PROPERTY.vnnlib [--threshold T] [--grid STEPS] [--limit BYTES]
 
 This file imports nothing of the package that makes proofs: copy it, read it, run it alone (Python 3.10 or newer).
 docs/proofs.md defines what it computes to the last bit. The idea:
@@ -20,7 +20,8 @@ Numbers are integers in units of 2^-F. A value v of the network is known by its 
 |v - (E.t + beta)| <= eps, over columns t: the inputs, and those neurons z that are not known to be linear or zero
 ("unstable"). eps collects what rounding loses. `Context.walk` evaluates g for a form from its layer down to the inputs.
 
-That is about real numbers. In the semantics "float32", eps also collects what any float32 execution may add.
+That is about real numbers. In the semantics "float32", eps also collects what any float32 execution may add. With a
+grid, the claim is about inputs that are multiples of 1/steps only, and every box is rounded inward to those.
 
 Exit status: 0 accepted, 1 rejected, 2 unreadable network or property or wrong usage, 3 what this checker cannot check.
 """
@@ -56,11 +57,12 @@ Path = list[tuple[int, bool]]  # to a leaf: the places of the splits in their li
 TREE = {key + "?": int for key in ("split", "alpha", "beta", "mu", "planes", "theta")}
 CONTEXT = {"layers?": [{"rule": str, "unstable?": int}], "planes?": [{"neuron": int, "P": int}], "trees": [TREE]}
 GROUP = {"cases": [int], "split?": int, "at?": int, "contexts": [CONTEXT]}
-HEADER = {"format": str, "version": int, "semantics": str, "bits": int, "threshold": str, "made_by?": str,
+HEADER = {"format": str, "version": int, "semantics": str, "bits": int, "threshold": str, "grid?": int, "made_by?": str,
           "network?": str, "property?": str, "files?": {"network?": str, "property?": str},
           "arrays": [{"dtype": str, "shape": [int]}], "groups": [GROUP]}  # fmt: skip
 CODES = {"u1": "B", "i4": "i", "i8": "q", "f4": "f", "f8": "d"}  # types of arrays, as the module array names them
 REALS = "u1 f4 f8"
+GRID_SLACK = Fraction(1, 1024)  # of a step: bounds are floats, and what misses a grid point by less means that point
 LARGEST = 1 << 24  # entries of what a few bytes of a network or a property could ask for
 
 
@@ -305,10 +307,13 @@ def paths(split: Sequence[int], below: int) -> Iterator[Path]:
     need(not path and len(split) > 0, "a tree ends before its last leaf")
 
 
-def check(proof: Proof, network: list[Affine], cases: list[Case], trace: list[Any] | None = None) -> tuple[int, int]:
+def check(
+    proof: Proof, network: list[Affine], cases: list[Case], trace: list[Any] | None = None, steps: int = 0
+) -> tuple[int, int]:
     """Check a proof against a network and the cases of a property.
 
     Args:
+        steps: Of the grid that the inputs lie on, 0 for none.
         trace: Is given (lower, upper) of each layer of each context, and the list of V of the leaves of each tree.
 
     Returns:
@@ -321,6 +326,9 @@ def check(proof: Proof, network: list[Affine], cases: list[Case], trace: list[An
     kind, float32 = (header["format"], header["version"]), header["semantics"] == "float32"
     known = kind == ("milpverify-proof", 1) and (float32 or header["semantics"] == "real")
     need(known and 16 <= F <= 4096, "it is of another format, version or semantics")
+    made_for = header.get("grid", 0)
+    need(made_for in (0, steps), f"it is only about inputs on the grid k/{made_for}: ask that by --grid {made_for}")
+    need(made_for == steps, "it is about all inputs, which is more than those on a grid: check it without --grid")
     for product, bias, n in network if float32 else []:
         need(0 < n < (1 << 20) - 2, "in float32: a layer that is not one operator of the file with one bias")
         weights = itertools.chain(bias, *(row.values() for row in product[0]))
@@ -332,7 +340,7 @@ def check(proof: Proof, network: list[Affine], cases: list[Case], trace: list[An
         new = numbers and unproved.issuperset(numbers) and len(set(numbers)) == len(numbers)
         need(new, "a group has no cases, cases that are not there, or cases that are proved twice")
         unproved.difference_update(numbers)
-        box, *others = (rounded_box(cases[i], F, float32) for i in numbers)
+        box, *others = (rounded_box(cases[i], F, float32, steps) for i in numbers)
         need(others == [box] * len(others), "the cases of a group have different boxes")
         split, at = [-1], [0.0]
         if "split" in group or "at" in group:
@@ -344,7 +352,13 @@ def check(proof: Proof, network: list[Affine], cases: list[Case], trace: list[An
             for place, second in path:
                 i, t = split[place], down(at[place], F)
                 need(lower[i] <= t <= upper[i], f"a split of input {i} lies outside of its box")
-                (lower if second else upper)[i] = t
+                if steps:
+                    t = grid_split(t, second, F, float32, steps)
+                if second:
+                    lower[i] = max(lower[i], t)
+                else:
+                    upper[i] = min(upper[i], t)
+                need(lower[i] <= upper[i], f"a split of input {i} leaves a side without a point of the grid")
             context = Context(F, lower, upper, float32)
             y = bound_layers(proof, part, context, maps, trace)
             sizes = context.sizes(y)
@@ -360,9 +374,24 @@ def check(proof: Proof, network: list[Affine], cases: list[Case], trace: list[An
     return n_contexts, len(leaves)
 
 
-def rounded_box(case: Case, F: int, float32: bool) -> list[list[int]]:
-    """The box of a case, rounded outward; in float32 to its numbers first."""
+def grid_at_least(q: Fraction, steps: int) -> Fraction:
+    """The least multiple of 1/steps that is at least q."""
+    return Fraction(math.ceil(q * steps), steps)
+
+
+def grid_split(t: int, second: bool, F: int, float32: bool, steps: int) -> int:
+    """Where the grid points on a side of a split begin (the second) or end, rounded outward."""
+    q = grid_at_least(Fraction(t if second else -t, 1 << F), steps)
+    inward = down(float32_at_most(q) if float32 else q, F)
+    return inward if second else -inward
+
+
+def rounded_box(case: Case, F: int, float32: bool, steps: int = 0) -> list[list[int]]:
+    """The box of a case, rounded inward to a grid and then outward; in float32 to its numbers first."""
     sides = case[0], [-q for q in case[1]]
+    if steps:
+        sides = tuple([grid_at_least(q - GRID_SLACK / steps, steps) for q in side] for side in sides)  # type: ignore
+        need(all(l <= -u for l, u in zip(*sides, strict=True)), "a box has no point of the grid", 2)
     lower, upper = (map(float32_at_most, side) if float32 else side for side in sides)
     return [[down(q, F) for q in lower], [-down(q, F) for q in upper]]
 
@@ -449,22 +478,24 @@ def rational(text: str) -> Fraction:
     return Fraction(text)
 
 
-def read_property(data: memoryview) -> tuple[int, int, list[Case]]:
+def read_property(data: memoryview, steps: int = 0) -> tuple[int, int, list[Case]]:
     """The numbers of inputs and outputs, and the cases of a property in VNN-LIB or milpverify's JSON."""
     text = bytes(data).decode()
-    n, m, cases = read_document(read_json(text)) if text.startswith("{") else read_vnnlib(text)
+    n, m, cases = read_document(read_json(text), steps) if text.startswith("{") else read_vnnlib(text)
     for lower, upper, _, _ in cases:
         fitting = len(lower) == len(upper) == n and not any(map(gt, lower, upper))
         need(fitting, "a box is empty, or has not the dimension of the input", 2)
     return n, m, cases
 
 
-def read_document(document: dict[str, Any]) -> tuple[int, int, list[Case]]:
-    """A property as milpverify saves it; cuts of a region are left out, which makes it larger."""
+def read_document(document: dict[str, Any], steps: int = 0) -> tuple[int, int, list[Case]]:
+    """A property as milpverify saves it; cuts of a region are left out, and its grid unless one of so many steps is
+    asked for, which makes it larger."""
     need((document["format"], document["version"]) == ("milpverify-property", 1), "a property of this format", 3)
     boxes, cases = [], list[Case]()
     for region in document["regions"]:
         need(region["type"] in ("Box", "LinfBall"), f"a region of type {region['type']}", 3)
+        need(not steps or region.get("grid", steps) == steps, "a region has another grid than was asked for", 2)
         sides = ("lower", "upper") if region["type"] == "Box" else ("center", "center")
         lower, upper = ([Fraction(float(v)) for v in region[side]] for side in sides)
         if region.get("exact"):
@@ -819,14 +850,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("network", help=".onnx or .onnx.gz")
     parser.add_argument("property", help=".vnnlib, .vnnlib.gz, or .json as milpverify saves it")
     parser.add_argument("--threshold", default="0", help="what the least slack is claimed to exceed (default 0)")
+    parser.add_argument("--grid", type=int, metavar="STEPS", help="only inputs k/STEPS count: 255 for 8-bit images")
     parser.add_argument("--limit", type=int, default=1 << 31, help="bytes of a file, unpacked (default 2 GiB)")
     options = parser.parse_args(arguments)
 
     status, at = 2, "--threshold"
     try:
         threshold = rational(options.threshold)
+        at, steps = "--grid", 0 if options.grid is None else options.grid
+        need(options.grid is None or 1 <= steps <= 65535, f"{steps} is not from 1 to 65535", 2)
         at = options.property
-        n, m, cases = read_property(load(at, options.limit))
+        n, m, cases = read_property(load(at, options.limit), steps)
         at = options.network
         n_outputs, network = read_onnx(load(at, options.limit), n)
         need(n_outputs == m, f"it has {n_outputs} outputs, the property {m}", 2)
@@ -836,8 +870,9 @@ def main(arguments: list[str]) -> int:
         status = 1
         proof = Proof(data, options.limit)
         need(rational(proof.header["threshold"]) >= threshold, f"it claims less than a slack of {threshold}")
-        n_contexts, n_leaves = check(proof, network, cases)
+        n_contexts, n_leaves = check(proof, network, cases, steps=steps)
         about = "every float32 execution" if proof.header["semantics"] == "float32" else "the real numbers"
+        about += f" on the grid k/{steps}" if steps else ""
         status, reason = 0, f"{len(cases)} cases, {n_contexts} contexts, {n_leaves} leaves, for {about}"
     except Stop as stop:
         status, reason = stop.args

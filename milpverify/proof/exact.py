@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil, floor
 
 import numpy as np
 
@@ -138,6 +139,7 @@ class _Check:
             raise RejectedError("network and property have different numbers of inputs or outputs")
         if self.certificate.threshold < threshold:
             raise RejectedError(f"the threshold {self.certificate.threshold} of the proof is less than {threshold}")
+        self._demand_grid()
         obstacle = float32_obstacle(net) if self.float32 else ""
         if obstacle:
             raise RejectedError(f"in float32: {obstacle}")
@@ -145,12 +147,26 @@ class _Check:
         if listed != list(range(len(prop.cases))):
             raise RejectedError(f"the cases of the proof are not the {len(prop.cases)} of the property, each once")
 
+    def _demand_grid(self) -> None:
+        """Whether the inputs that the certificate is about are those of the property."""
+        made_for = self.certificate.grid
+        for grid in (case.region.grid for case in self.prop.cases):
+            asked = 0 if grid is None else grid.steps
+            if made_for not in (0, asked):
+                raise RejectedError(
+                    f"the proof is only about inputs on the grid k/{made_for}: check it with --grid {made_for}, or ask "
+                    f"for property.on_grid(Grid({made_for}))"
+                )
+            if made_for != asked:
+                raise RejectedError(f"the proof is about all inputs, not only those on the grid k/{asked}")
+
     def group(self, number: int, group: Group) -> None:
         """Check one group."""
         lower, upper = self._box(group.cases[0])
         if any(self._box(case) != (lower, upper) for case in group.cases[1:]):
             raise RejectedError(f"the cases of group {number} have different boxes")
-        boxes = input_boxes(group, lower, upper, self.bits, f"group {number}")
+        cut = None if not self.certificate.grid else GridCut(self.certificate.grid, self.bits, self.float32)
+        boxes = input_boxes(group, lower, upper, self.bits, f"group {number}", cut)
         for start in range(0, len(boxes), self._batch_size()):
             part = slice(start, start + self._batch_size())
             names = [f"group {number}, context {i}" for i in range(start, start + len(boxes[part]))]
@@ -158,7 +174,7 @@ class _Check:
         self.n_cases += len(group.cases)
 
     def _box(self, case: int) -> tuple[list[int], list[int]]:
-        """The box of a case, rounded outward."""
+        """The box of a case (of its grid points), rounded outward."""
         region = self.prop.cases[case].region
         if id(region) not in self.boxes:
             lower, minus_upper = list(region.exact_lower), [-q for q in region.exact_upper]
@@ -242,13 +258,34 @@ def _right_sides(unsafe: Polyhedron, certificate: Certificate) -> list[int]:
     return [nearest(-d - certificate.threshold, certificate.bits) for d in unsafe.d_exact or ()]
 
 
+@dataclass(frozen=True)
+class GridCut:
+    """Where splits cut a box of grid points: each side ends, or begins, at a point of the grid, rounded outward."""
+
+    steps: int
+    bits: int
+    float32: bool
+
+    def ends(self, t: int) -> tuple[int, int]:
+        """The upper side of the points at most t, and the lower side of those at least t."""
+        at = Fraction(t * self.steps, 1 << self.bits)
+        return -self._down(-Fraction(floor(at), self.steps)), self._down(Fraction(ceil(at), self.steps))
+
+    def _down(self, q: Fraction) -> int:
+        return below(float32_at_most(q) if self.float32 else q, self.bits)
+
+
 def input_boxes(
-    group: Group, lower: list[int], upper: list[int], bits: int, name: str
+    group: Group, lower: list[int], upper: list[int], bits: int, name: str, cut: GridCut | None = None
 ) -> list[tuple[list[int], list[int]]]:
     """The boxes of a group's contexts: the leaves of its tree over inputs.
 
+    Args:
+        cut: How a box of grid points is cut; None where every point counts.
+
     Raises:
-        RejectedError: If a split names no input, or lies outside the box at its place.
+        RejectedError: If a split names no input, lies outside the box at its place, or leaves a side without a point
+            of the grid.
     """
     if group.split is None or group.at is None:
         return [(lower, upper)]
@@ -263,6 +300,10 @@ def input_boxes(
         t = below(Fraction(at), bits)
         if not low[i] <= t <= high[i]:
             raise RejectedError(f"{name}: input {i} is split outside its box")
-        open_boxes.append(([*low[:i], t, *low[i + 1 :]], high))
-        open_boxes.append((low, [*high[:i], t, *high[i + 1 :]]))
+        end, begin = (t, t) if cut is None else cut.ends(t)
+        end, begin = min(end, high[i]), max(begin, low[i])
+        if end < low[i] or begin > high[i]:
+            raise RejectedError(f"{name}: a split of input {i} leaves a side without a point of the grid")
+        open_boxes.append(([*low[:i], begin, *low[i + 1 :]], high))
+        open_boxes.append((low, [*high[:i], end, *high[i + 1 :]]))
     return boxes

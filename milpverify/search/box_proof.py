@@ -14,10 +14,11 @@ import numpy as np
 from milpverify.network.graph import Network
 from milpverify.proof.certificate import Context, Layer, LeafTree
 from milpverify.search.box_columns import BoxBounder, ColumnBoxes
-from milpverify.search.boxes import middle
+from milpverify.search.boxes import divisible, middle
 from milpverify.search.branching import relaxation_cost
 from milpverify.search.leaf_trees import LeafTrees, Prospects
 from milpverify.search.rows import Rows
+from milpverify.spec.grid import Grid
 from milpverify.spec.property import Case
 
 WORDS = 2**21  # entries of a layer's expressions over the boxes that are bounded together
@@ -40,6 +41,18 @@ class BoxProver:
     most: int = 100_000
 
 
+@dataclass(frozen=True)
+class GridSides:
+    """The sides of boxes that hold grid points only, as a checker will round them: to float64, or float32 numbers."""
+
+    grid: Grid
+    float32: bool = False
+
+    def around(self, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers next to k / steps, below and above."""
+        return self.grid.around_float32(k) if self.float32 else self.grid.around(k)
+
+
 class BoxTree:
     """The tree, and what closes each case in each of its leaves.
 
@@ -47,9 +60,13 @@ class BoxTree:
         net: The network.
         cases: All over one region, which counts as the box around it.
         prover: How.
+        sides: Where boxes begin and end if only the points of a grid count; the region's box then does so there.
     """
 
-    def __init__(self, net: Network, cases: Sequence[Case], prover: BoxProver) -> None:
+    def __init__(
+        self, net: Network, cases: Sequence[Case], prover: BoxProver, sides: GridSides | None = None
+    ) -> None:
+        self._sides, self._grid = sides, None if sides is None else sides.grid
         self._net, self._rows, self._prover = net, Rows.of(cases, 0.0), prover
         self._bounder = BoxBounder(net, self._rows.C, self._rows.d)
         region = cases[0].region
@@ -109,7 +126,7 @@ class BoxTree:
         values, row = boxes.row_bounds()
         self._width[some] = boxes.n_unstable
         left = np.ones(len(some), dtype=bool) if every else ~self._close(some, boxes, values)
-        score = split_score(boxes, row, values, self._rows)[left]
+        score = split_score(boxes, row, values, self._rows, self._grid)[left]
         if (score.max(axis=1, initial=-1.0) < 0).any():
             return False
         self._halve(some[left], score.argmax(axis=1))
@@ -151,12 +168,16 @@ class BoxTree:
             few = few[[tree is not None for tree in grown]]
 
     def _halve(self, some: np.ndarray, coordinate: np.ndarray) -> None:
-        low, high = self._low[some], self._high[some]
-        each, at = np.arange(len(some)), middle(low, high)[np.arange(len(some)), coordinate]
+        low, high, each = self._low[some], self._high[some], np.arange(len(some))
+        at = end = begin = middle(low, high)[each, coordinate]
+        if self._sides is not None:
+            grid = self._sides.grid
+            first = np.floor((grid.nearest(low) + grid.nearest(high))[each, coordinate] / 2)
+            at, end, begin = grid.values(first + 0.5), self._sides.around(first)[1], self._sides.around(first + 1)[0]
         self._split[some], self._at[some] = coordinate, at
         self._first[some] = len(self) + 2 * each
         below, above = high.copy(), low.copy()
-        below[each, coordinate], above[each, coordinate] = at, at
+        below[each, coordinate], above[each, coordinate] = end, begin
         children = len(self) + np.arange(2 * len(some))
         self._low = np.concatenate([self._low, np.stack([low, above], axis=1).reshape(-1, low.shape[1])])
         self._high = np.concatenate([self._high, np.stack([below, high], axis=1).reshape(-1, low.shape[1])])
@@ -193,8 +214,10 @@ def one_leaf(m: int, row: int) -> LeafTree:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def split_score(boxes: ColumnBoxes, row: np.ndarray, values: np.ndarray, rows: Rows) -> np.ndarray:
-    """What halving each input promises, (b, n); -1 where no float lies between its sides.
+def split_score(
+    boxes: ColumnBoxes, row: np.ndarray, values: np.ndarray, rows: Rows, grid: Grid | None = None
+) -> np.ndarray:
+    """What halving each input promises, (b, n); -1 where no float lies between its sides, or no two grid points.
 
     As in `input_tree`: its share of what the relaxations cost, and its slope; of the best row of the hardest case.
 
@@ -202,6 +225,7 @@ def split_score(boxes: ColumnBoxes, row: np.ndarray, values: np.ndarray, rows: R
         boxes: b boxes.
         row, values: As of their `row_bounds`.
         rows: Of all cases.
+        grid: Whose points alone count.
     """
     n, (l, u) = boxes.n, boxes.sides
     hard = np.maximum.reduceat(values, rows.starts, axis=1).argmin(axis=1)
@@ -216,5 +240,4 @@ def split_score(boxes: ColumnBoxes, row: np.ndarray, values: np.ndarray, rows: R
     cost = relaxation_cost(l, u, lam[:, n:]) / width
     share = (cost[..., None] * np.abs(feed)).sum(axis=1)
     score = (2.0 * ERROR_WEIGHT * share + np.abs(lam[:, :n])) * (boxes.high / 2 - boxes.low / 2)
-    at = middle(boxes.low, boxes.high)
-    return np.where((boxes.low < at) & (at < boxes.high), np.nan_to_num(score), -1.0)
+    return np.where(divisible(boxes.low, boxes.high, grid), np.nan_to_num(score), -1.0)

@@ -105,6 +105,14 @@ class Grid:
         down = np.where(rest < 0, np.nextafter(value, -np.inf), value)
         return down, np.where(rest > 0, np.nextafter(value, np.inf), value)
 
+    def around_float32(self, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same with float32 numbers, held as float64."""
+        low, high = self.around(k)
+        near = low.astype(np.float32), high.astype(np.float32)
+        down = np.where(near[0] > low, np.nextafter(near[0], np.float32(-np.inf)), near[0])
+        up = np.where(near[1] < high, np.nextafter(near[1], np.float32(np.inf)), near[1])
+        return down.astype(np.float64), up.astype(np.float64)
+
     def between(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The least and greatest k with low <= k / steps <= high. Rounded: no grid point is missed."""
         scaled = np.asarray(low) * self.steps, np.asarray(high) * self.steps

@@ -28,7 +28,7 @@ from milpverify.proof.certificate import Certificate, Context, Group, Layer, Pla
 from milpverify.proof.evidence import Proof, float_at_least, float_at_most
 from milpverify.proof.exact import ContextTrace, check_exact
 from milpverify.proof.float32 import float32_at_most, float32_obstacle
-from milpverify.search.box_proof import BoxProver, BoxTree, one_leaf
+from milpverify.search.box_proof import BoxProver, BoxTree, GridSides, one_leaf
 from milpverify.search.phase_proof import PhaseProver
 from milpverify.spec.box import Box
 from milpverify.spec.property import Case, Polyhedron, Property
@@ -100,7 +100,8 @@ def certify(
 
     Args:
         net: The network.
-        prop: What must not happen. Regions that are no boxes count as the box around them.
+        prop: What must not happen. Regions that are no boxes count as the box around them, or as its points of their
+            grid.
         threshold: In units of y, taken as its exact value.
         semantics: "real" numbers; every "float32" execution, which includes them; or "both": float32 in half of the
             time where the network allows it, else real.
@@ -161,7 +162,7 @@ class _Work:
         obstacle = float32_obstacle(self.net) if self.float32 else ""
         if obstacle:
             raise _OpenError(f"in float32: {obstacle}")
-        semantics = "float32" if self.float32 else "real"
+        semantics, grid = "float32" if self.float32 else "real", _grid(self.prop)
         index = {id(case): i for i, case in enumerate(self.prop.cases)}
         parts = [_Part(self, cases, tuple(index[id(case)] for case in cases)) for cases in self.prop.groups()]
         bits = list(self.prover.bits)
@@ -170,7 +171,7 @@ class _Work:
         made_by, names = f"milpverify {__version__}", (self.net.fingerprint, property_fingerprint(self.prop))
         while True:
             groups = tuple(part.written() for part in parts)
-            certificate = Certificate(bits[0], groups, self.threshold, *names, made_by, semantics=semantics)
+            certificate = Certificate(bits[0], groups, self.threshold, *names, made_by, semantics=semantics, grid=grid)
             self.clock.tell("checker", f"{sum(len(group.contexts) for group in groups)} boxes")
             check = check_exact(certificate, self.net, self.prop, self.threshold, trace=True)
             if check.accepted:
@@ -204,6 +205,7 @@ class _Part:
         if any(not len(case.unsafe.d) for case in cases):
             raise _OpenError(f"{_name(cases[0])}: every output is unsafe")
         self._work, self._numbers = work, numbers
+        self._grid = cases[0].region.grid
         self._cases = tuple(_shifted(case, work.threshold, work.float32) for case in cases)
         rows = _best_rows(work.net, self._cases)
         self._trees = [one_leaf(len(case.unsafe.d), row) for case, row in zip(self._cases, rows, strict=True)]
@@ -254,7 +256,8 @@ class _Part:
         prover, clock, region = self._work.prover, self._work.clock, self._cases[0].region
         ways = ["phases"]
         if int((region.upper > region.lower).sum()) <= prover.few_inputs:
-            ways = ["phases", "boxes"] if sum(bounds.n_unstable) <= prover.few_neurons else ["boxes", "phases"]
+            few = sum(bounds.n_unstable) <= prover.few_neurons and self._grid is None  # phases see no grid
+            ways = ["phases", "boxes"] if few else ["boxes", "phases"]
         for left, way in zip(range(len(ways) - 1, -1, -1), ways, strict=True):
             until = clock.seconds + clock.left / 2 if left else math.inf
             left_s = lambda until=until: min(clock.left, until - clock.seconds)  # noqa: E731
@@ -264,7 +267,8 @@ class _Part:
 
     def _by_boxes(self, left_s: Callable[[], float]) -> bool:
         """A tree over boxes; whether there is one."""
-        tree = BoxTree(self._work.net, self._cases, self._work.prover.boxes)
+        sides = None if self._grid is None else GridSides(self._grid, self._work.float32)
+        tree = BoxTree(self._work.net, self._cases, self._work.prover.boxes, sides)
         if not self._grow(tree, left_s):
             return False
         self._boxes = tree
@@ -317,10 +321,27 @@ def _name(case: Case) -> str:
     return case.name or "the case"
 
 
+def _grid(prop: Property) -> int:
+    """The steps of the grid of all inputs, 0 for none.
+
+    Raises:
+        _OpenError: If regions differ in that.
+    """
+    grids = {case.region.grid for case in prop.cases}
+    if len(grids) > 1:
+        raise _OpenError("its regions have different grids: a proof is about one")
+    (grid,) = grids
+    return 0 if grid is None else grid.steps
+
+
 def _shifted(case: Case, threshold: Fraction, float32: bool) -> Case:
     """The case with the threshold on its right-hand sides, over the box around its region (of float32 numbers)."""
     rights = tuple(d + threshold for d in case.unsafe.d_exact or ())
-    region = case.region if isinstance(case.region, Box) and case.region.is_box else _box(case)
+    region = case.region
+    if region.grid is not None:
+        region = Box.of_fractions(region.exact_lower, region.exact_upper)
+    elif not isinstance(region, Box) or not region.is_box:
+        region = _box(case)
     if float32:
         sides = zip(region.exact_lower, region.exact_upper, strict=True)
         lower, upper = zip(*((float(float32_at_most(l)), -float(float32_at_most(-u))) for l, u in sides), strict=True)

@@ -57,8 +57,8 @@ class Bounded:
 class Literal:
     """The arithmetic for one F."""
 
-    def __init__(self, bits: int, float32: bool = False) -> None:
-        self.F, self.float32 = bits, float32
+    def __init__(self, bits: int, float32: bool = False, grid: int = 0) -> None:
+        self.F, self.float32, self.grid = bits, float32, grid
 
     def rnd(self, n: int) -> int:
         return (n + (1 << (self.F - 1))) >> self.F
@@ -76,10 +76,18 @@ class Literal:
         return (q * 2**self.F).__floor__()
 
     def box(self, region: mv.Region) -> tuple[Row, Row]:
-        lowest, highest = region.exact_lower, [-q for q in region.exact_upper]
-        if self.float32:
-            lowest, highest = [single(q) for q in lowest], [single(q) for q in highest]
-        return [self.down(q) for q in lowest], [-self.down(q) for q in highest]
+        lowest, highest = list(region.exact_lower), list(region.exact_upper)
+        if self.grid:
+            s, slack = self.grid, Fraction(1, 1024)
+            lowest = [Fraction(math.ceil(s * q - slack), s) for q in lowest]
+            highest = [Fraction(math.floor(s * q + slack), s) for q in highest]
+        return [self.low(q) for q in lowest], [self.high(q) for q in highest]
+
+    def low(self, q: Fraction) -> int:
+        return self.down(single(q) if self.float32 else q)
+
+    def high(self, q: Fraction) -> int:
+        return -self.low(-q)
 
     def reals(self, array: np.ndarray) -> list[list[Fraction]]:
         divisor = 255.0 if array.dtype == np.uint8 else 1.0
@@ -293,7 +301,7 @@ class Leaf:
 
 def check(certificate: Certificate, net: mv.Network, prop: mv.Property) -> list[tuple[list[Row], list[Row], list]]:
     """Lower and upper bounds of the layers and the V of every tree's leaves, a triple a context."""
-    literal = Literal(certificate.bits, certificate.semantics == "float32")
+    literal = Literal(certificate.bits, certificate.semantics == "float32", certificate.grid)
     found = []
     for group in certificate.groups:
         for (lo, hi), context in zip(_boxes(group, prop, literal), group.contexts, strict=True):
@@ -319,8 +327,14 @@ def _boxes(group: Group, prop: mv.Property, literal: Literal) -> list[tuple[Row,
             return [(lo, hi)]
         t = literal.down(Fraction(at))
         assert lo[i] <= t <= hi[i]
-        first = tree(lo, [t if c == i else v for c, v in enumerate(hi)])
-        return first + tree([t if c == i else v for c, v in enumerate(lo)], hi)
+        end, begin = t, t
+        if literal.grid:
+            place = literal.grid * Fraction(t, 2**literal.F)
+            end = min(hi[i], literal.high(Fraction(math.floor(place), literal.grid)))
+            begin = max(lo[i], literal.low(Fraction(math.ceil(place), literal.grid)))
+            assert lo[i] <= end and begin <= hi[i]
+        first = tree(lo, [end if c == i else v for c, v in enumerate(hi)])
+        return first + tree([begin if c == i else v for c, v in enumerate(lo)], hi)
 
     return tree(*root)
 
