@@ -2,7 +2,8 @@
 
     Certificate  ->  Group (cases of one box, a tree over inputs)  ->  Context (one box: layers, planes)  ->  LeafTree
 
-The classes check what can be checked without the network; `exact.check_exact` checks the rest and decides.
+The classes check what can be checked without the network; `exact.check_exact` checks the rest and decides. What leaves
+are closed by is in `certificate_trees`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from milpverify.errors import ProofError, PropertyError
-from milpverify.proof.container import MAX_BYTES, dtype_name, pack, unpack
+from milpverify.proof.certificate_trees import Claims as Claims
+from milpverify.proof.certificate_trees import LeafTree as LeafTree
+from milpverify.proof.certificate_trees import PlaneSet as PlaneSet
+from milpverify.proof.certificate_trees import demand, demand_shares, demand_trees
+from milpverify.proof.container import MAX_BYTES, pack, unpack
 
 LEAST_BITS, MOST_BITS = 16, 4096
 RULES = ("crown", "interval")
-REALS = ("u1", "f4", "f8")
 SEMANTICS = ("real", "float32")
 
 
@@ -30,6 +34,7 @@ class Layer:
     Attributes:
         rule: "interval", or "crown": also by a walk down to the inputs.
         unstable: One entry a neuron, u1, 1 where its value is a column; None: where lo < 0 < hi.
+        claims: What bounds some of its neurons better than the rule.
 
     Raises:
         ProofError: As all classes here, if an entry is not of the form.
@@ -37,80 +42,15 @@ class Layer:
 
     rule: str = "crown"
     unstable: np.ndarray | None = None
+    claims: tuple[Claims, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ProofError(f"proof: a layer's rule must be one of {', '.join(RULES)}, got {str(self.rule)[:40]!r}.")
         if self.unstable is not None:
-            _demand(self.unstable, "unstable", ("u1",), 1)
+            demand(self.unstable, "unstable", ("u1",), 1)
             if (self.unstable > 1).any():
                 raise ProofError("proof: unstable must consist of zeros and ones.")
-
-
-@dataclass(frozen=True, eq=False)
-class PlaneSet:
-    """Planes z <= P.t + R of unstable neurons; the checker computes R.
-
-    Attributes:
-        neuron: i4, which unstable neuron, by its place among them; never falling.
-        P: One row a plane, one column a column; those of the neuron's layer and above are not read.
-    """
-
-    neuron: np.ndarray
-    P: np.ndarray
-
-    def __post_init__(self) -> None:
-        _demand(self.neuron, "neuron", ("i4",), 1)
-        _demand(self.P, "P", REALS, 2)
-        if len(self.P) != len(self.neuron):
-            raise ProofError(f"proof: {len(self.P)} planes of {len(self.neuron)} neurons; each plane has one neuron.")
-        if (self.neuron < 0).any() or (np.diff(self.neuron.astype(np.int64)) < 0).any():
-            raise ProofError("proof: the neurons of planes must be rising places from 0.")
-
-
-@dataclass(frozen=True, eq=False)
-class LeafTree:
-    """The tree over unstable neurons that closes one case in one context, and each leaf's multipliers.
-
-    Attributes:
-        split: Preorder, i4: -1 is a leaf, u splits unstable neuron u, active side first; None: one leaf.
-        alpha: Slopes in [0, 1], (leaves, unstable neurons); None: 1 where hi > -lo, else 0.
-        beta: Multipliers of the splits, (leaves, unstable neurons); None: 0.
-        mu: Multipliers of the case's rows, (leaves, rows), none negative; None: 1, for a case of one row.
-        planes: The number of one of the context's sets.
-        theta: Shares of its planes, (leaves, planes), none negative; given with `planes` only.
-    """
-
-    split: np.ndarray | None = None
-    alpha: np.ndarray | None = None
-    beta: np.ndarray | None = None
-    mu: np.ndarray | None = None
-    planes: int | None = None
-    theta: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        if self.split is not None:
-            _demand_tree(self.split, "split")
-        for name in ("alpha", "beta", "mu", "theta"):
-            values = getattr(self, name)
-            if values is None:
-                continue
-            _demand(values, name, REALS, 2)
-            if len(values) != self.n_leaves:
-                raise ProofError(f"proof: {name} has {len(values)} rows for a tree of {self.n_leaves} leaves.")
-            if name != "beta" and values.dtype.kind == "f" and (values < 0).any():
-                raise ProofError(f"proof: {name} has a negative entry.")
-        if self.alpha is not None and self.alpha.dtype.kind == "f" and (self.alpha > 1).any():
-            raise ProofError("proof: alpha must lie in [0, 1].")
-        if (self.planes is None) != (self.theta is None):
-            raise ProofError("proof: planes and theta come together or not at all.")
-        if self.planes is not None and self.planes < 0:
-            raise ProofError("proof: the number of a set of planes must not be negative.")
-
-    @property
-    def n_leaves(self) -> int:
-        """Number of leaves."""
-        return 1 if self.split is None else int((self.split == -1).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +73,7 @@ class Context:
                 continue
             if tree.planes >= len(self.planes):
                 raise ProofError(f"proof: a tree uses planes {tree.planes} of a context with {len(self.planes)} sets.")
-            count = len(self.planes[tree.planes].neuron)
-            if tree.theta.shape[1] != count:
-                raise ProofError(f"proof: theta has {tree.theta.shape[1]} columns for {count} planes.")
+            demand_shares(tree.theta, self.planes[tree.planes])
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +99,8 @@ class Group:
             raise ProofError("proof: a group's split and at come together or not at all.")
         leaves = 1
         if self.split is not None and self.at is not None:
-            leaves = _demand_tree(self.split, "split")
-            _demand(self.at, "at", ("f8",), 1)
+            leaves = demand_trees(self.split, 1)
+            demand(self.at, "at", ("f8",), 1)
             if len(self.at) != len(self.split) or self.at[self.split < 0].any():
                 raise ProofError("proof: at must have one entry for each of split, zero at leaves.")
         if len(self.contexts) != leaves:
@@ -257,23 +195,3 @@ def read_certificate(path: str | Path, max_bytes: int = MAX_BYTES) -> Certificat
     if len(content) > max_bytes:
         raise ProofError(f"proof: {path} has more than {max_bytes} bytes. Allow more if you trust it.")
     return from_bytes(content, max_bytes)
-
-
-def _demand(array: np.ndarray, name: str, dtypes: tuple[str, ...], axes: int) -> None:
-    """Refuse an array of another dtype or number of axes, or with entries that are not finite."""
-    if array.ndim != axes or dtype_name(array) not in dtypes:
-        raise ProofError(
-            f"proof: {name} must be an array of {axes} axes and of dtype {' or '.join(dtypes)}, got {array.ndim} axes "
-            f"of {dtype_name(array)}."
-        )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ProofError(f"proof: {name} holds NaN or infinity.")
-
-
-def _demand_tree(split: np.ndarray, name: str) -> int:
-    """The number of leaves of a tree in preorder, which must use up its list exactly."""
-    _demand(split, name, ("i4",), 1)
-    missing = 1 + np.cumsum(np.where(split < 0, -1, 1))
-    if not len(split) or (split < -1).any() or missing[-1] != 0 or (missing[:-1] <= 0).any():
-        raise ProofError(f"proof: {name} is no tree in preorder: -1 at leaves, an index elsewhere, used up exactly.")
-    return int((split == -1).sum())

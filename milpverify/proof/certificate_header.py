@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from milpverify.errors import ProofError
-from milpverify.proof.certificate import Certificate, Context, Group, Layer, LeafTree, PlaneSet
+from milpverify.proof.certificate import Certificate, Claims, Context, Group, Layer, LeafTree, PlaneSet
 from milpverify.proof.container import Header
 
 FORMAT, VERSION = "milpverify-proof", 1
@@ -66,13 +66,27 @@ def _group_part(group: Group, arrays: _Listed) -> dict[str, Any]:
 def _context_part(context: Context, arrays: _Listed) -> dict[str, Any]:
     part: dict[str, Any] = {}
     if context.layers is not None:
-        part["layers"] = [{"rule": layer.rule, **arrays.part(unstable=layer.unstable)} for layer in context.layers]
+        part["layers"] = [_layer_part(layer, arrays) for layer in context.layers]
     if context.planes:
         part["planes"] = [arrays.part(neuron=planes.neuron, P=planes.P) for planes in context.planes]
     part["trees"] = []
     for tree in context.trees:
         piece = arrays.part(split=tree.split, alpha=tree.alpha, beta=tree.beta, mu=tree.mu, theta=tree.theta)
         part["trees"].append(piece if tree.planes is None else {**piece, "planes": int(tree.planes)})
+    return part
+
+
+def _layer_part(layer: Layer, arrays: _Listed) -> dict[str, Any]:
+    part: dict[str, Any] = {"rule": layer.rule, **arrays.part(unstable=layer.unstable)}
+    if layer.claims:
+        part["claims"] = [_claims_part(claims, arrays) for claims in layer.claims]
+    return part
+
+
+def _claims_part(claims: Claims, arrays: _Listed) -> dict[str, Any]:
+    part = arrays.part(row=claims.row, split=claims.split, alpha=claims.alpha, beta=claims.beta, theta=claims.theta)
+    if claims.planes is not None:
+        part["planes"] = arrays.part(neuron=claims.planes.neuron, P=claims.planes.P)
     return part
 
 
@@ -173,8 +187,18 @@ def _context(fields: _Fields) -> Context:
 
 
 def _layer(fields: _Fields) -> Layer:
-    fields.keys({"rule"}, {"unstable"})
-    return Layer(fields.text("rule"), fields.array("unstable"))
+    fields.keys({"rule"}, {"unstable", "claims"})
+    claims = tuple(fields.each("claims", _claims)) if "claims" in fields.part else ()
+    return Layer(fields.text("rule"), fields.array("unstable"), claims)
+
+
+def _claims(fields: _Fields) -> Claims:
+    fields.keys({"row"}, {"split", "alpha", "beta", "planes", "theta"})
+    planes = None
+    if "planes" in fields.part:
+        planes = _plane_set(_Fields(fields.part["planes"], f"planes of {fields.where}", fields.all_arrays))
+    split, alpha, beta, theta = (fields.array(key) for key in ("split", "alpha", "beta", "theta"))
+    return Claims(fields.needed_array("row"), split, alpha, beta, planes, theta)
 
 
 def _plane_set(fields: _Fields) -> PlaneSet:

@@ -38,7 +38,7 @@ import struct
 import sys
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from operator import gt, mul
 from typing import Any
@@ -52,10 +52,14 @@ Form = tuple[list[int], int, int]  # E, beta, eps
 Source = Form | int | None  # what an affine step reads: a form, a column, or zero
 Plane = tuple[int, list[int], int]  # k, P, R: the unstable neuron number k has z <= P.t + R
 Path = list[tuple[int, bool]]  # to a leaf: the places of the splits in their list, and whether it is on the second side
+Values = list[int | None]  # V of leaves, None where one is empty
 
 # The header of a proof: "?" marks keys that may be left out; most integers are the numbers of arrays.
 TREE = {key + "?": int for key in ("split", "alpha", "beta", "mu", "planes", "theta")}
-CONTEXT = {"layers?": [{"rule": str, "unstable?": int}], "planes?": [{"neuron": int, "P": int}], "trees": [TREE]}
+PLANES = {"neuron": int, "P": int}
+CLAIMS = {"row": int, "split?": int, "alpha?": int, "beta?": int, "planes?": PLANES, "theta?": int}
+LAYER = {"rule": str, "unstable?": int, "claims?": [CLAIMS]}
+CONTEXT = {"layers?": [LAYER], "planes?": [PLANES], "trees": [TREE]}
 GROUP = {"cases": [int], "split?": int, "at?": int, "contexts": [CONTEXT]}
 HEADER = {"format": str, "version": int, "semantics": str, "bits": int, "threshold": str, "grid?": int, "made_by?": str,
           "network?": str, "property?": str, "files?": {"network?": str, "property?": str},
@@ -292,19 +296,21 @@ def fits(value: Any, form: Any) -> bool:
     return type(value) is form  # not isinstance: true is no integer
 
 
-def paths(split: Sequence[int], below: int) -> Iterator[Path]:
-    """The path to each leaf of a tree in preorder, whose splits are numbers from 0 and below a limit."""
+def paths(split: Sequence[int], below: int, trees: int = 1) -> Iterator[tuple[int, Path]]:
+    """The number of the tree and the path of each leaf, of trees in preorder; splits are numbers below a limit."""
     path: Path = []
+    tree = 0
     for place, what in enumerate(split):
-        need(-1 <= what < below and (path or place == 0), "a tree splits what is not there, or goes on after its end")
+        need(-1 <= what < below and tree < trees, "a tree splits what is not there, or goes on after its end")
         if what >= 0:
             path.append((place, False))
             continue
-        yield path
+        yield tree, path
         while path and path[-1][1]:
             path.pop()
         path[-1:] = [(last, True) for last, _ in path[-1:]]
-    need(not path and len(split) > 0, "a tree ends before its last leaf")
+        tree += not path
+    need(not path and tree == trees, "a tree ends before its last leaf")
 
 
 def check(
@@ -347,7 +353,7 @@ def check(
             split, at = list(proof.get(group, "split", "i4")), list(proof.get(group, "at", "f8"))
         need(len(split) == len(at) and not any(t for i, t in zip(split, at, strict=True) if i < 0), "'at' does not fit")
         need(sum(i < 0 for i in split) == len(group["contexts"]), "a tree has not one context for each leaf")
-        for path, part in zip(paths(split, len(box[0])), group["contexts"], strict=True):
+        for (_, path), part in zip(paths(split, len(box[0])), group["contexts"], strict=True):
             lower, upper = list(box[0]), list(box[1])
             for place, second in path:
                 i, t = split[place], down(at[place], F)
@@ -406,6 +412,8 @@ def bound_layers(proof: Proof, part: Any, context: Context, maps: list[Affine], 
         need(layer["rule"] in ("interval", "crown"), "a layer's rule is neither interval nor crown")
         forms = context.product(affine, sources, sizes)
         bounds = [context.bounds(form, layer["rule"]) for form in forms]
+        for claims in layer.get("claims", []):
+            trace.append(claim(proof, claims, context, forms, bounds))
         listed: Sequence[int] = [lo < 0 < hi for lo, hi in bounds]
         if "unstable" in layer:
             listed = proof.get(layer, "unstable", "u1", [len(forms)])
@@ -416,36 +424,70 @@ def bound_layers(proof: Proof, part: Any, context: Context, maps: list[Affine], 
     return context.product(maps[-1], sources, sizes)
 
 
-def walk_trees(proof: Proof, part: Any, context: Context, claims: list[list[Form]]) -> Iterator[list[int | None]]:
-    """V of each leaf, None where it is empty, of each tree of a context; a claim is the forms of a case's rows."""
-    F, n, m, sets = context.F, len(context.forms), len(context.lo), list[list[Plane]]()
-    for planes in part.get("planes", []):
-        neurons = proof.get(planes, "neuron", "i4")
-        need(list(neurons) == sorted(neurons) and all(0 <= k < n for k in neurons), "a plane's neuron is not there")
-        P = [near(p, F) for p in proof.get(planes, "P", REALS, [len(neurons), m])]
-        sets.append([context.plane(k, P[i * m : i * m + m]) for i, k in enumerate(neurons)])
+def claim(proof: Proof, claims: Any, context: Context, forms: list[Form], bounds: list[tuple[int, int]]) -> Values:
+    """Tighten the bounds of a layer by what is claimed of its neurons; V of the leaves of all trees."""
+    rows, n = proof.get(claims, "row", "i4"), len(forms)
+    need(len(rows) > 0 and all(0 <= row < 2 * n for row in rows), "a claim is about a neuron that is not there")
+    roots = [forms[row] if row < n else ([-e for e in forms[row - n][0]], -forms[row - n][1], forms[row - n][2])
+             for row in rows]  # fmt: skip
+    used = read_planes(proof, claims["planes"], context) if "planes" in claims else None
+    values = list(walk_leaves(proof, claims, context, used, len(rows), lambda tree, _: roots[tree]))
+    for tree, row in enumerate(rows):
+        lo, hi = bounds[row % n]
+        if found := [V for number, V in values if number == tree and V is not None]:
+            least = min(found) >> context.F
+            bounds[row % n] = (max(lo, least), hi) if row < n else (lo, min(hi, -least))
+    return [V for _, V in values]
+
+
+def read_planes(proof: Proof, planes: Any, context: Context) -> list[Plane]:
+    """A set of planes over the columns so far."""
+    n, m = len(context.forms), len(context.lo)
+    neurons = proof.get(planes, "neuron", "i4")
+    need(list(neurons) == sorted(neurons) and all(0 <= k < n for k in neurons), "a plane's neuron is not there")
+    P = [near(p, context.F) for p in proof.get(planes, "P", REALS, [len(neurons), m])]
+    return [context.plane(k, P[i * m : i * m + m]) for i, k in enumerate(neurons)]
+
+
+def walk_trees(proof: Proof, part: Any, context: Context, claims: list[list[Form]]) -> Iterator[Values]:
+    """V of each leaf of each tree of a context; a claim is the forms of a case's rows."""
+    sets = [read_planes(proof, planes, context) for planes in part.get("planes", [])]
     need(len(part["trees"]) == len(claims), "a context has not one tree for each case")
     for tree, rows in zip(part["trees"], claims, strict=True):
         need("mu" in tree or len(rows) == 1, "mu is left out where there is not one row")
-        used, one = list[Plane](), 1 << F
-        if "planes" in tree or "theta" in tree:
-            need("theta" in tree and 0 <= tree["planes"] < len(sets), "theta has no planes, or planes no theta")
-            used = sets[tree["planes"]]
-        split = proof.get(tree, "split", "i4") if "split" in tree else [-1]
-        defaults = {"alpha": context.alpha, "beta": [0] * n, "mu": [one] * len(rows), "theta": [0] * len(used)}
-        count = sum(k < 0 for k in split)
-        tables = [proof.rows(tree, key, count, default, F) for key, default in defaults.items()]
-        found: list[int | None] = []
-        for path, alpha, beta, mu, theta in zip(paths(split, n), *tables, strict=True):
-            need(min([*alpha, *mu, *theta], default=0) >= 0, "a multiplier is negative")
-            l, u = list(context.l), list(context.u)
-            for place, second in path:
-                k = split[place]
-                l[k], u[k] = (l[k], min(u[k], 0)) if second else (max(l[k], 0), u[k])
-            (row,) = context.affine([dict(enumerate(mu))], [0], rows, [])
-            empty, weighted = any(map(gt, l, u)), list(zip(used, theta, strict=True))
-            found.append(None if empty else context.walk(row, l, u, alpha, beta, weighted))
-        yield found
+        need(0 <= tree.get("planes", 0) < len(sets) or "planes" not in tree, "a tree's planes are not there")
+        count = sum(k < 0 for k in proof.get(tree, "split", "i4")) if "split" in tree else 1
+        mu = list(proof.rows(tree, "mu", count, [1 << context.F] * len(rows), context.F))
+        need(min(map(min, filter(None, mu)), default=0) >= 0, "a multiplier is negative")
+        root = lambda _, leaf, rows=rows, mu=mu: context.affine([dict(enumerate(mu[leaf]))], [0], rows, [])[0]  # noqa: E731
+        used = sets[tree["planes"]] if "planes" in tree else None
+        yield [V for _, V in walk_leaves(proof, tree, context, used, 1, root)]
+
+
+def walk_leaves(proof: Proof, trees: Any, context: Context, planes: list[Plane] | None, count: int,
+                root: Callable[[int, int], Form]) -> Iterator[tuple[int, int | None]]:  # fmt: skip
+    """The number of the tree and V, None where it is empty, of each leaf of trees of a context.
+
+    Args:
+        planes: None where none are given.
+        count: How many trees.
+        root: The form that is walked, of the numbers of tree and leaf.
+    """
+    F, n = context.F, len(context.forms)
+    need((planes is None) == ("theta" not in trees), "theta has no planes, or planes no theta")
+    used = planes or []
+    split = proof.get(trees, "split", "i4") if "split" in trees else [-1] * count
+    defaults = {"alpha": context.alpha, "beta": [0] * n, "theta": [0] * len(used)}
+    leaves = sum(k < 0 for k in split)
+    tables = [proof.rows(trees, key, leaves, default, F) for key, default in defaults.items()]
+    for leaf, ((tree, path), alpha, beta, theta) in enumerate(zip(paths(split, n, count), *tables, strict=True)):
+        need(min([*alpha, *theta], default=0) >= 0, "a multiplier is negative")
+        l, u = list(context.l), list(context.u)
+        for place, second in path:
+            k = split[place]
+            l[k], u[k] = (l[k], min(u[k], 0)) if second else (max(l[k], 0), u[k])
+        weighted = list(zip(used, theta, strict=True))
+        yield tree, None if any(map(gt, l, u)) else context.walk(root(tree, leaf), l, u, alpha, beta, weighted)
 
 
 # Reading files. Whatever damage raises (ValueError, IndexError, ...), `main` turns into an answer.

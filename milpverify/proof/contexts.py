@@ -10,15 +10,13 @@ import numpy as np
 
 from milpverify.network.graph import Network
 from milpverify.proof.certificate import Context, Layer
+from milpverify.proof.claims import Values, claimed_bounds
 from milpverify.proof.fixed_point import Integers
 from milpverify.proof.float32 import float32_error
 from milpverify.proof.forms import AffineSteps, Columns, Forms, Value, masked_index
+from milpverify.proof.leaf_walk import KnownLayers, RejectedError
 from milpverify.proof.near_operators import near_bias
 from milpverify.proof.walk import HiddenLayer, hidden_layer, walk
-
-
-class RejectedError(Exception):
-    """A proof that proves nothing: carries the reason. Never seen by a user."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,26 +24,17 @@ class BoundedBoxes:
     """A batch of boxes with all their layers bounded.
 
     Attributes:
-        columns: All columns.
-        layers: The unstable neurons of each layer.
+        known: The columns of all layers.
         lower, upper: Bounds of every zhat, one (batch, n_k) a layer.
+        claims: For each layer, box and its `Claims`, V of their leaves.
         output: The expressions of y, as a value.
-        places: For each box, which columns after the inputs its unstable neurons are, in their order.
     """
 
-    columns: Columns
-    layers: tuple[HiddenLayer, ...]
+    known: KnownLayers
     lower: tuple[np.ndarray, ...]
     upper: tuple[np.ndarray, ...]
+    claims: tuple[list[list[Values]], ...]
     output: Value
-    places: tuple[np.ndarray, ...]
-
-    def at(self, part: slice) -> BoundedBoxes:
-        """Some of the boxes, without the output."""
-        columns = Columns(*(side[part] for side in (self.columns.lower, self.columns.upper, self.columns.size_sum)))
-        layers = tuple(layer.at(part) for layer in self.layers)
-        lower, upper = (tuple(layer[part] for layer in sides) for sides in (self.lower, self.upper))
-        return BoundedBoxes(columns, layers, lower, upper, self.output, self.places[part])
 
 
 class NetworkInIntegers:
@@ -85,7 +74,8 @@ class NetworkInIntegers:
         columns = nothing.with_more(lower, upper)
         values = [_input(integers, columns)]
         layers: list[HiddenLayer] = []
-        lowers, uppers, valids = [], [], []
+        lowers, uppers, claims = list[np.ndarray](), list[np.ndarray](), list[list[list[Values]]]()
+        valids: list[np.ndarray] = []
         for k, affine in enumerate(net.layers):
             told = [
                 _layer_of(context, k, affine.size, net, name) for context, name in zip(contexts, names, strict=True)
@@ -96,6 +86,9 @@ class NetworkInIntegers:
                 lo, hi = self._walked(
                     forms, lo, hi, np.array([layer.rule == "crown" for layer in told]), layers, columns
                 )
+            known = KnownLayers.of(columns, layers, valids)
+            lo, hi, found = claimed_bounds(integers, known, forms, (lo, hi), [layer.claims for layer in told], names)
+            claims.append(found)
             listed = np.array([_listed(layer, l, h) for layer, l, h in zip(told, lo, hi, strict=True)], dtype=bool)
             _demand_stable(listed | (lo >= 0) | (hi <= 0), k, names)
             index, valid = masked_index(listed)
@@ -107,10 +100,8 @@ class NetworkInIntegers:
             uppers.append(hi)
             valids.append(valid)
         y = self._forms(len(net.layers), values, columns)
-        places = tuple(
-            np.flatnonzero(row) for row in np.concatenate([np.zeros((batch, 0), dtype=bool), *valids], axis=1)
-        )
-        return BoundedBoxes(columns, tuple(layers), tuple(lowers), tuple(uppers), self.steps.whole(y, columns), places)
+        known = KnownLayers.of(columns, layers, valids)
+        return BoundedBoxes(known, tuple(lowers), tuple(uppers), tuple(claims), self.steps.whole(y, columns))
 
     def _forms(self, k: int, values: Sequence[Value], columns: Columns) -> Forms:
         """The expressions of the pre-activations of layer k, from 0; of the output for the last."""

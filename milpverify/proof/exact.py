@@ -17,7 +17,8 @@ import numpy as np
 from milpverify.network.graph import Network
 from milpverify.network.operators import Dense
 from milpverify.proof.certificate import Certificate, Context, Group
-from milpverify.proof.contexts import BoundedBoxes, NetworkInIntegers, RejectedError
+from milpverify.proof.claims import Values
+from milpverify.proof.contexts import BoundedBoxes, NetworkInIntegers
 from milpverify.proof.fixed_point import (
     Integers,
     PythonIntegers,
@@ -28,6 +29,7 @@ from milpverify.proof.fixed_point import (
 )
 from milpverify.proof.float32 import float32_at_most, float32_obstacle
 from milpverify.proof.forms import Forms
+from milpverify.proof.leaf_walk import RejectedError
 from milpverify.proof.leaves import leaf_values
 from milpverify.proof.machine_words import MachineIntegers
 from milpverify.spec.property import Polyhedron, Property
@@ -42,11 +44,13 @@ class ContextTrace:
     Attributes:
         lower, upper: Bounds of every zhat, a list of each layer's, in units of 2^-F.
         values: V of every leaf in units of 2^-2F, a list of each tree's; None where the leaf is empty.
+        claims: The same for each layer and each of its `Claims`.
     """
 
     lower: list[list[int]]
     upper: list[list[int]]
-    values: list[list[int | None]]
+    values: list[Values]
+    claims: list[list[Values]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,13 +203,13 @@ class _Check:
                 break
             except TooLargeError:
                 continue
-        for i, (bounds, values) in enumerate(found):
-            self._record(group, contexts[i], values, names[i])
+        for context, name, trace in zip(contexts, names, found, strict=True):
+            self._record(group, context, trace.values, name)
             if self.trace:
-                self.traces.append(ContextTrace(*bounds, values))
+                self.traces.append(trace)
         self.n_contexts += len(contexts)
 
-    def _record(self, group: Group, context: Context, values: list[list[int | None]], name: str) -> None:
+    def _record(self, group: Group, context: Context, values: list[Values], name: str) -> None:
         """Count leaves, and find those that are not closed."""
         for case, tree, leaves in zip(group.cases, context.trees, values, strict=True):
             if len(leaves) != tree.n_leaves:
@@ -224,7 +228,7 @@ class _Check:
         contexts: Sequence[Context],
         boxes: Sequence[tuple[list[int], list[int]]],
         names: list[str],
-    ) -> list[tuple[tuple[list[list[int]], list[list[int]]], list[list[int | None]]]]:
+    ) -> list[ContextTrace]:
         """Bounds and V of every context, in one arithmetic."""
         if kind not in self.networks:
             self.networks[kind] = NetworkInIntegers(self.net, kind(self.bits), self.float32)
@@ -232,17 +236,18 @@ class _Check:
         integers = network.integers
         lower, upper = (integers.narrow(np.stack([python_array(box[side]) for box in boxes])) for side in (0, 1))
         bounded = network.bound(lower, upper, contexts, names)
-        values: list[list[list[int | None]]] = [[] for _ in contexts]
+        values: list[list[Values]] = [[] for _ in contexts]
         for q, case in enumerate(group.cases):
             rows = self._case_rows(network, case, bounded)
             found = leaf_values(integers, bounded, rows, contexts, q, names)
             for own, leaves in zip(values, found, strict=True):
                 own.append(leaves)
-        bounds = [
-            tuple([layer[b].tolist() for layer in sides] for sides in (bounded.lower, bounded.upper))
-            for b in range(len(contexts))
-        ]
-        return list(zip(bounds, values, strict=True))  # type: ignore[arg-type]
+        lowers, uppers = (
+            [[layer[b].tolist() for layer in sides] for b in range(len(contexts))]
+            for sides in (bounded.lower, bounded.upper)
+        )
+        claims = [[layer[b] for layer in bounded.claims] for b in range(len(contexts))]
+        return [ContextTrace(*parts) for parts in zip(lowers, uppers, values, claims, strict=True)]
 
     def _case_rows(self, network: NetworkInIntegers, case: int, bounded: BoundedBoxes) -> Forms:
         """The expressions of C y - d - t."""
@@ -251,7 +256,7 @@ class _Check:
         if key not in self.rows:
             self.rows[key] = Dense(unsafe.C), integers.narrow(python_array(_right_sides(unsafe, self.certificate)))
         op, bias = self.rows[key]
-        return network.steps.step([(network.steps.near(op), bounded.output)], bias, bounded.columns, op.out_size)
+        return network.steps.step([(network.steps.near(op), bounded.output)], bias, bounded.known.columns, op.out_size)
 
 
 def _right_sides(unsafe: Polyhedron, certificate: Certificate) -> list[int]:

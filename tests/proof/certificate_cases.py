@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import milpverify as mv
-from milpverify.proof.certificate import Certificate, Context, Group, Layer, LeafTree, PlaneSet
+from milpverify.proof.certificate import Certificate, Claims, Context, Group, Layer, LeafTree, PlaneSet
 from milpverify.proof.exact import check_exact, input_boxes
 from milpverify.spec.property import Case, Polyhedron, Property
 from tests.cases import NETWORKS, REGIONS
@@ -103,15 +103,39 @@ def _random_context(
         layers = [Layer() for _ in net.layers]
     for k, layer in enumerate(layers):
         bounded, _ = literal.bound(net, tuple(layers), *box)
+        if not plain:
+            below = sum(len(neurons) for _, neurons in bounded.layers[:k])
+            layers[k] = replace(layer, claims=_random_claims(rng, net, len(bounded.lower[k]), below))
+            bounded, _ = literal.bound(net, tuple(layers), *box)
         mask = [l < 0 < h for l, h in zip(bounded.lower[k], bounded.upper[k], strict=True)]
         if not plain and rng.random() < 0.7:
             listed = np.array([bool(m) or rng.random() < 0.2 for m in mask], dtype=np.uint8)
-            layers[k] = Layer(layer.rule, listed)
+            layers[k] = replace(layers[k], unstable=listed)
     bounded, _ = literal.bound(net, tuple(layers), *box)
     n = sum(len(neurons) for _, neurons in bounded.layers)
     sets = tuple(_random_planes(rng, net.n_inputs, n) for _ in range(2 if n else 0))
     trees = tuple(_random_leaves(rng, len(case.unsafe.C), n, sets) for case in cases)
     return Context(trees, None if plain else tuple(layers), sets)
+
+
+def _random_claims(rng: np.random.Generator, net: mv.Network, n: int, below: int) -> tuple[Claims, ...]:
+    """Lists of claims about a layer of n neurons, with some unstable ones below."""
+    found = []
+    for _ in range(int(rng.integers(3))):
+        row = rng.integers(0, 2 * n, int(rng.integers(1, 6))).astype(np.int32)
+        split = [u for _ in row for u in random_tree(rng, below, int(rng.integers(3)))]
+        claims = Claims(row)
+        if len(split) > len(row) or rng.random() < 0.2:
+            claims = Claims(row, np.array(split, dtype=np.int32))
+        if rng.random() < 0.8:
+            claims = replace(claims, alpha=reals(rng, claims.n_leaves, below, 1.0))
+        if rng.random() < 0.5:
+            claims = replace(claims, beta=reals(rng, claims.n_leaves, below, 0.5))
+        if below and rng.random() < 0.5:
+            planes = _random_planes(rng, net.n_inputs, below)
+            claims = replace(claims, planes=planes, theta=reals(rng, claims.n_leaves, len(planes.neuron), 1.0))
+        found.append(claims)
+    return tuple(found)
 
 
 def _random_planes(rng: np.random.Generator, n_inputs: int, n: int) -> PlaneSet:

@@ -13,7 +13,7 @@ import milpverify as mv
 from milpverify.network.convolution import Conv2d
 from milpverify.network.graph import Affine
 from milpverify.network.operators import LinearOperator, Product, Sum
-from milpverify.proof.certificate import Certificate, Group, Layer, LeafTree, PlaneSet
+from milpverify.proof.certificate import Certificate, Claims, Group, Layer, LeafTree, PlaneSet
 
 Row = list[int]
 
@@ -45,6 +45,7 @@ class Bounded:
     layers: list[tuple[int, list[Neuron]]] = field(default_factory=list)  # first column, neurons
     lower: list[Row] = field(default_factory=list)
     upper: list[Row] = field(default_factory=list)
+    claims: list[list[list[int | None]]] = field(default_factory=list)  # V of leaves by layer and list of claims
     n_inputs: int = 0
 
     def __post_init__(self) -> None:
@@ -221,6 +222,7 @@ class Literal:
                     l, h = max(l, V >> self.F), min(h, -(W >> self.F))
                 lows.append(l)
                 highs.append(h)
+            self.claim(layer, forms, lows, highs, c)
             z: list[Expression] = []
             A: Row = []
             first, neurons = len(c.lo), []
@@ -246,35 +248,71 @@ class Literal:
         sources = [part for j, op in net.output.blocks for part in self.sources(op, *values[j], c)]
         return c, self.computed(self.step(sources, self.bias(net.output), c), net.output, values)
 
+    def claim(self, layer: Layer, forms: list[Expression], lows: Row, highs: Row, c: Bounded) -> None:
+        """Tighten lows and highs by what is claimed."""
+        n = len(forms)
+        c.claims.append([])
+        for claims in layer.claims:
+            c.claims[-1].append([])
+            leaf = 0
+            for row, phases in zip(claims.row.tolist(), _forest(claims.split, len(claims.row)), strict=True):
+                v = forms[row % n]
+                v = v if row < n else Expression([-e for e in v.E], -v.beta, v.eps)
+                found = []
+                for active, inactive in phases:
+                    chosen = self.leaf(claims, claims.planes, leaf, active, inactive, c)
+                    found.append(self.walked(v, c, chosen))
+                    leaf += 1
+                c.claims[-1][-1] += found
+                values = [V >> self.F for V in found if V is not None]
+                if values and row < n:
+                    lows[row] = max(lows[row], min(values))
+                elif values:
+                    highs[row - n] = min(highs[row - n], -min(values))
+
+    def leaf(
+        self,
+        tree: LeafTree | Claims,
+        planes: PlaneSet | None,
+        number: int,
+        active: frozenset[int],
+        inactive: frozenset[int],
+        c: Bounded,
+    ) -> Leaf:
+        """The integers of a leaf of some number."""
+        neurons = [u for _, layer in c.layers for u in layer]
+        leaf = Leaf(active=active, inactive=inactive)
+        for name in ("alpha", "beta"):
+            if getattr(tree, name) is not None:
+                setattr(leaf, name, [self.down(v) for v in self.reals(getattr(tree, name))[number]])
+        if planes is not None and tree.theta is not None:
+            theta = [self.down(v) for v in self.reals(tree.theta)[number]]
+            for u, P, share in zip(planes.neuron.tolist(), self.reals(planes.P), theta, strict=True):
+                near = [self.near(p) for p in P]
+                leaf.planes.setdefault(u, []).append((near, self.right(neurons[u].form, near, c), share))
+        return leaf
+
+    def walked(self, v: Expression, c: Bounded, leaf: Leaf) -> int | None:
+        """V of a leaf, None where it is empty."""
+        bounds = [leaf.bounds(place, u) for place, u in enumerate(u for _, layer in c.layers for u in layer)]
+        return None if any(lo > hi for lo, hi in bounds) else self.walk(v, c, len(c.layers), leaf)
+
     def leaves(
         self, case: mv.Case, tree: LeafTree, sets: tuple[PlaneSet, ...], c: Bounded, y: list[Expression], t: Fraction
     ) -> list[int | None]:
         A = [max(abs(lo), abs(hi)) for lo, hi in (self.interval(v, c) for v in y)]
         W = [[self.near(Fraction(v)) for v in row] for row in case.unsafe.C.tolist()]
         rows = self.step([(W, y, A)], [self.near(-d - t) for d in case.unsafe.d_exact or ()], c)
-        neurons = [u for _, layer in c.layers for u in layer]
         found: list[int | None] = []
-        for number, (active, inactive) in enumerate(_phases(tree.split)):
-            leaf = Leaf(active=active, inactive=inactive)
-            for name in ("alpha", "beta"):
-                if getattr(tree, name) is not None:
-                    setattr(leaf, name, [self.down(v) for v in self.reals(getattr(tree, name))[number]])
-            if tree.planes is not None and tree.theta is not None:
-                planes = sets[tree.planes]
-                theta = [self.down(v) for v in self.reals(tree.theta)[number]]
-                for u, P, share in zip(planes.neuron.tolist(), self.reals(planes.P), theta, strict=True):
-                    near = [self.near(p) for p in P]
-                    leaf.planes.setdefault(u, []).append((near, self.right(neurons[u].form, near, c), share))
+        for number, (active, inactive) in enumerate(_forest(tree.split, 1)[0]):
+            planes = None if tree.planes is None else sets[tree.planes]
+            leaf = self.leaf(tree, planes, number, active, inactive, c)
             mu = [1 << self.F] if tree.mu is None else [self.down(v) for v in self.reals(tree.mu)[number]]
             E = [self.rnd(sum(m * r.E[k] for m, r in zip(mu, rows, strict=True))) for k in range(len(c.lo))]
             beta = self.rnd(sum(m * r.beta for m, r in zip(mu, rows, strict=True)))
             eps = self.up(sum(m * r.eps for m, r in zip(mu, rows, strict=True)))
             eps += -((-c.sizes(len(c.lo))) >> (self.F + 1)) + 1
-            bounds = [leaf.bounds(place, u) for place, u in enumerate(neurons)]
-            if any(lo > hi for lo, hi in bounds):
-                found.append(None)
-            else:
-                found.append(self.walk(Expression(E, beta, eps), c, len(c.layers), leaf))
+            found.append(self.walked(Expression(E, beta, eps), c, leaf))
         return found
 
     def right(self, form: Expression, P: Row, c: Bounded) -> int:
@@ -299,8 +337,10 @@ class Leaf:
         return lo, min(u.hi, 0) if place in self.inactive else u.hi
 
 
-def check(certificate: Certificate, net: mv.Network, prop: mv.Property) -> list[tuple[list[Row], list[Row], list]]:
-    """Lower and upper bounds of the layers and the V of every tree's leaves, a triple a context."""
+def check(
+    certificate: Certificate, net: mv.Network, prop: mv.Property
+) -> list[tuple[list[Row], list[Row], list, list]]:
+    """Lower and upper bounds of the layers, V of every tree's leaves and of every claim's; four a context."""
     literal = Literal(certificate.bits, certificate.semantics == "float32", certificate.grid)
     found = []
     for group in certificate.groups:
@@ -310,7 +350,7 @@ def check(certificate: Certificate, net: mv.Network, prop: mv.Property) -> list[
                 literal.leaves(prop.cases[case], tree, context.planes, c, y, certificate.threshold)
                 for case, tree in zip(group.cases, context.trees, strict=True)
             ]
-            found.append((c.lower, c.upper, values))
+            found.append((c.lower, c.upper, values, c.claims))
     return found
 
 
@@ -349,16 +389,20 @@ def single(q: Fraction) -> Fraction:
     return Fraction(float(near))
 
 
-def _phases(split: np.ndarray | None) -> list[tuple[frozenset[int], frozenset[int]]]:
-    entries = [-1] if split is None else split.tolist()
+Phases = tuple[frozenset[int], frozenset[int]]  # which neurons are active, and which inactive
 
-    def tree(active: frozenset[int], inactive: frozenset[int]) -> list[tuple[frozenset[int], frozenset[int]]]:
+
+def _forest(split: np.ndarray | None, count: int) -> list[list[Phases]]:
+    """The leaves of each of some trees."""
+    entries = [-1] * count if split is None else split.tolist()
+
+    def tree(active: frozenset[int], inactive: frozenset[int]) -> list[Phases]:
         u = entries.pop(0)
         if u < 0:
             return [(active, inactive)]
         return tree(active | {u}, inactive) + tree(active, inactive | {u})
 
-    return tree(frozenset(), frozenset())
+    return [tree(frozenset(), frozenset()) for _ in range(count)]
 
 
 def _times(op: LinearOperator, values: Sequence[Fraction]) -> list[Fraction]:

@@ -205,7 +205,7 @@ def test_the_value_of_a_leaf_is_below_the_samples_on_it(seed: int) -> None:
     bounds = [list(zip(*sides, strict=True)) for sides in trace[:2]]
     listed = [(k, i) for k, layer in enumerate(bounds) for i, (l, u) in enumerate(layer) if l < 0 < u]
     assert len(listed) == n
-    leaves = [list(path) for path in checker.paths(split, max(n, 1))]
+    leaves = [list(path) for _, path in checker.paths(split, max(n, 1))]
     assert len(leaves) == len(trace[2])
     for x in points(question, rng, 60):
         *hidden, y = forward(maps, x)

@@ -26,8 +26,8 @@ FEWER = settings(max_examples=2)
 REGION_KINDS = ("box", "linf clipped", "l2")
 
 
-def integers(result: CheckResult) -> list[tuple[object, object, object]]:
-    return [(context.lower, context.upper, context.values) for context in result.trace]
+def integers(result: CheckResult) -> list[tuple[object, object, object, object]]:
+    return [(context.lower, context.upper, context.values, context.claims) for context in result.trace]
 
 
 def agree(certificate: Certificate, net: Network, prop: Property) -> CheckResult:
@@ -37,7 +37,7 @@ def agree(certificate: Certificate, net: Network, prop: Property) -> CheckResult
     by_python = check_exact(certificate, net, prop, certificate.threshold, trace=True, machine=False)
     assert integers(by_words) == want
     assert integers(by_python) == want
-    closed = all(v is None or v > 0 for *_, trees in want for leaves in trees for v in leaves)
+    closed = all(v is None or v > 0 for *_, trees, _ in want for leaves in trees for v in leaves)
     assert by_words.accepted == by_python.accepted == closed
     assert by_words.reason == by_python.reason
     return by_words

@@ -52,7 +52,9 @@ def flat(result: CheckResult) -> list[Any]:
     """A trace as the stand-alone checker gives it."""
     found: list[Any] = []
     for context in result.trace:
-        found += [*zip(context.lower, context.upper, strict=True), *context.values]
+        for lower, upper, claims in zip(context.lower, context.upper, context.claims, strict=True):
+            found += [*claims, (lower, upper)]
+        found += context.values
     return found
 
 
@@ -71,8 +73,8 @@ def test_every_integer_is_that_of_the_page_in_both_checkers(
     want = literal.check(certificate, net, prop)
     by_words = check_exact(certificate, net, prop, certificate.threshold, trace=True)
     by_python = check_exact(certificate, net, prop, certificate.threshold, trace=True, machine=False)
-    assert [(c.lower, c.upper, c.values) for c in by_words.trace] == want
-    assert [(c.lower, c.upper, c.values) for c in by_python.trace] == want
+    assert [(c.lower, c.upper, c.values, c.claims) for c in by_words.trace] == want
+    assert [(c.lower, c.upper, c.values, c.claims) for c in by_python.trace] == want
     alone, refused = trace_alone(certificate, net, prop, tmp_path_factory.mktemp("files"))
     assert alone == flat(by_words)
     assert by_words.accepted == (not refused)

@@ -22,7 +22,7 @@ FAULTS = {
     "rounding is not accounted for": ("-(-(sum(sizes) + sum(self.size)) >> (self.F + 1)) + 1", "0"),
     "errors of neurons may cancel": ("map(mul, map(abs, w), (form[2]", "map(mul, w, (form[2]"),
     "the row's own error is lost": ("(form[1] - form[2]) << self.F", "form[1] << self.F"),
-    "negative shares of planes": ("[*alpha, *mu, *theta]", "[*alpha, *mu]"),
+    "negative shares of planes": ("[*alpha, *theta]", "[*alpha]"),
     "inactive neurons gain": ("V += min(-nu * low, -nu * high)", "V += max(-nu * low, -nu * high)"),
     "neurons need not be listed": ("need(unstable or lo >= 0 or hi <= 0,", "need(True,"),
     "cases may be left out": ("need(not unproved,", "need(True,"),
