@@ -344,7 +344,7 @@ def check(
     literal = Literal(certificate.bits, certificate.semantics == "float32", certificate.grid)
     found = []
     for group in certificate.groups:
-        for (lo, hi), context in zip(_boxes(group, prop, literal), group.contexts, strict=True):
+        for (lo, hi), context in zip(boxes(group, prop, literal), group.contexts, strict=True):
             c, y = literal.bound(net, context.layers, lo, hi)
             values = [
                 literal.leaves(prop.cases[case], tree, context.planes, c, y, certificate.threshold)
@@ -354,7 +354,7 @@ def check(
     return found
 
 
-def _boxes(group: Group, prop: mv.Property, literal: Literal) -> list[tuple[Row, Row]]:
+def boxes(group: Group, prop: mv.Property, literal: Literal) -> list[tuple[Row, Row]]:
     region = prop.cases[group.cases[0]].region
     root = literal.box(region)
     if group.split is None or group.at is None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from milpverify.errors import ProofError
 from milpverify.proof.certificate import (
     Certificate,
+    Claims,
     Context,
     Group,
     Layer,
@@ -121,6 +122,10 @@ def with_tree(**tree: Any) -> list[Any]:
     return [{"cases": [0], "contexts": [{"trees": [tree]}]}]
 
 
+def with_layer(**layer: Any) -> list[Any]:
+    return [{"cases": [0], "contexts": [{"trees": [{}], "layers": [{"rule": "crown", **layer}]}]}]
+
+
 def test_the_least_header_is_read() -> None:
     assert same(from_bytes(packed(HEADER)), Certificate(30, ONE_LEAF, made_by=""))
 
@@ -164,6 +169,13 @@ def test_the_least_header_is_read() -> None:
         (changed(groups=[{"cases": [0], "split": 0, "contexts": [{"trees": [{}]}]}]), "no array"),
         (changed(groups=[{"cases": [0], "contexts": [{"trees": [{}], "layers": [{}]}]}]), "lacks 'rule'"),
         (changed(groups=[{"cases": [0], "contexts": [{"trees": [{}], "layers": [{"rule": "lp"}]}]}]), "crown"),
+        (changed(groups=with_layer(claims={})), "list"),
+        (changed(groups=with_layer(claims=[0])), "object"),
+        (changed(groups=with_layer(claims=[{}])), "lacks 'row'"),
+        (changed(groups=with_layer(claims=[{"row": 0}])), "no array"),
+        (changed(groups=with_layer(claims=[{"row": 0, "mu": 0}])), "unknown key 'mu'"),
+        (changed(groups=with_layer(claims=[{"row": 0, "planes": 0}])), "planes of 0 of claims .* object"),
+        (changed(groups=with_layer(claims=[{"row": 0, "planes": {}}])), "lacks 'P'"),
         (changed(groups=with_tree(gamma=0)), "unknown key 'gamma'"),
         (changed(groups=with_tree(alpha=-1)), "no array"),
         (changed(groups=with_tree(alpha=0)), "no array"),
@@ -244,6 +256,13 @@ def test_lists_that_are_no_trees_are_refused(split: tuple[int, ...]) -> None:
         Group((0,), (context(),), ints(*split), np.zeros(len(split)))
 
 
+@pytest.mark.parametrize("split", [(), (-1,), (-1, -1, -1), (0, -1, -1), (-1, 0, -1), (0, -1, -1, -1, -1), (-1, -2)])
+def test_lists_that_are_not_as_many_trees_as_claims_are_refused(split: tuple[int, ...]) -> None:
+    with pytest.raises(ProofError, match="not 2 trees in preorder"):
+        Claims(ints(0, 1), split=ints(*split))
+    assert Claims(ints(0, 1), split=ints(-1, 0, -1, -1)).n_leaves == 3
+
+
 def test_arrays_of_another_kind_are_refused() -> None:
     one = np.ones((1, 1))
     planes = PlaneSet(ints(0, 0), np.ones((2, 3)))
@@ -260,6 +279,15 @@ def test_arrays_of_another_kind_are_refused() -> None:
         lambda: LeafTree(planes=0),
         lambda: LeafTree(theta=one),
         lambda: LeafTree(planes=-1, theta=one),
+        lambda: Claims(ints()),
+        lambda: Claims(ints(-1)),
+        lambda: Claims(np.zeros(1)),
+        lambda: Claims(ints(0), alpha=np.ones((2, 1))),
+        lambda: Claims(ints(0), alpha=one * 2),
+        lambda: Claims(ints(0), theta=one),
+        lambda: Claims(ints(0), planes=planes),
+        lambda: Claims(ints(0), planes=planes, theta=one),
+        lambda: Claims(ints(0), planes=planes, theta=-np.ones((1, 2))),
         lambda: Layer("lp"),
         lambda: Layer(unstable=np.array([2], dtype=np.uint8)),
         lambda: Layer(unstable=np.ones((1, 1), dtype=np.uint8)),

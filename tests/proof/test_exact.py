@@ -14,7 +14,7 @@ from milpverify.network.expression import Expr, add, convolve, linear, select, s
 from milpverify.network.graph import Network
 from milpverify.network.lowering import Lowering
 from milpverify.network.operators import Dense, Scaling
-from milpverify.proof.certificate import Certificate, Context, Group, Layer, LeafTree, PlaneSet
+from milpverify.proof.certificate import Certificate, Claims, Context, Group, Layer, LeafTree, PlaneSet
 from milpverify.proof.exact import CheckResult, check_exact
 from milpverify.spec.property import Case, Polyhedron, Property
 from tests.cases import NETWORKS, affine, brute_force_slack, seeds, weights
@@ -149,9 +149,20 @@ def small() -> tuple[Network, Property, Certificate]:
     return net, prop, Certificate(30, (Group((0,), (Context((tree,)),)),), Fraction(-1, 4))
 
 
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int32)
+
+
+PLANE = PlaneSet(ints(0), np.ones((1, 4)))
+
+
 def with_plane(neuron: int, columns: int) -> Context:
     planes = PlaneSet(np.array([neuron], dtype=np.int32), np.ones((1, columns)))
     return Context((LeafTree(planes=0, theta=np.ones((1, 1))),), None, (planes,))
+
+
+def with_claims(*claims: Claims) -> Context:
+    return Context((LeafTree(alpha=np.zeros((1, 2))),), (Layer(claims=claims),))
 
 
 def with_context(certificate: Certificate, context: Context) -> Certificate:
@@ -182,6 +193,11 @@ def test_by_hand() -> None:
         (Context((LeafTree(),), (Layer("crown", np.array([1, 0], dtype=np.uint8)),)), "neuron 1 of layer 1 is not"),
         (with_plane(0, 3), "planes over 3 columns, where there are 4"),
         (with_plane(2, 4), "a plane of neuron 2"),
+        (with_claims(Claims(ints(0, 4))), "claims 0 of layer 1: a claim of row 4, where there are 4"),
+        (with_claims(Claims(ints(0)), Claims(ints(0), alpha=np.ones((1, 1)))), "claims 1 of layer 1: alpha has 1"),
+        (with_claims(Claims(ints(0), beta=np.ones((1, 2)))), "beta has 2 columns for 0"),
+        (with_claims(Claims(ints(0), ints(0, -1, -1))), "split of neuron 0, where 0"),
+        (with_claims(Claims(ints(0), planes=PLANE, theta=np.ones((1, 1)))), "planes over 4 columns, where there are 2"),
     ],
 )
 def test_what_does_not_fit_is_rejected_with_its_place(context: Context, reason: str) -> None:
@@ -236,6 +252,86 @@ def test_a_leaf_that_its_splits_leave_empty_is_closed() -> None:
     result = agree(with_context(certificate, Context((tree,), listed)), net, shifted)
     assert result.accepted
     assert result.trace[0].values[0][1] is None
+
+
+def step() -> tuple[Network, Property]:
+    """y = relu(relu(x) - relu(x - 1) + 1/4) on [-1, 2], claimed to be positive: it lies between 1/4 and 5/4."""
+    first = affine({0: Dense(np.array([[1.0], [1.0]]))}, np.array([0.0, -1.0]))
+    second = affine({1: Dense(np.array([[1.0, -1.0]]))}, np.array([0.25]))
+    net = Network((1,), (1,), (first, second), affine({2: Dense(np.array([[1.0]]))}, np.zeros(1)))
+    return net, Property((Case(mv.Box([-1], [2]), Polyhedron(np.ones((1, 1)), np.zeros(1))),), 1, 1)
+
+
+# Where x >= 1, relu(x) >= x and x - (x - 1) = 1; where x <= 1, relu(x) >= 0 and the other neuron is zero.
+HALVES = Claims(ints(0), ints(1, -1, -1), np.array([[1.0, 0.0], [0.0, 0.0]]))
+
+
+def bounded_by(net: Network, prop: Property, *claims: Claims, listed: tuple[int, ...] | None = (1, 1)) -> CheckResult:
+    """What comes of claims about the last layer, on top of intervals; proved by halves, if so."""
+    first = Layer("interval", None if listed is None else np.array(listed, dtype=np.uint8))
+    stable = Layer("interval", np.zeros(1, dtype=np.uint8), claims)
+    tree = LeafTree(HALVES.split, HALVES.alpha)
+    return agree(Certificate(30, (Group((0,), (Context((tree,), (first, stable)),)),)), net, prop)
+
+
+def test_a_claim_makes_a_neuron_stable_that_no_rule_does() -> None:
+    net, prop = step()
+    result = bounded_by(net, prop, HALVES)
+    assert result.accepted
+    (context,) = result.trace
+    first, second = context.claims[1][0]
+    assert first == pytest.approx(1.25 * 2**60, rel=1e-6) and second == pytest.approx(0.25 * 2**60, rel=1e-6)
+    assert second < 1 << 58  # the roundings are counted
+    assert context.lower[1] == [second >> 30]
+    assert context.upper[1] == [pytest.approx(2.25 * 2**30, rel=1e-6)]  # of the other side nothing is said
+    certificate = Certificate(
+        30, (Group((0,), (Context((LeafTree(),), (Layer(), Layer(unstable=np.zeros(1, dtype=np.uint8)))),)),)
+    )
+    assert "not listed as unstable and not stable" in check_exact(certificate, net, prop).reason
+
+
+def test_the_least_leaf_counts_and_the_best_claim_of_a_side() -> None:
+    net, prop = step()
+    # -relu(x) >= -(x + 1) 2/3, and alpha = 2/3 for the other neuron: 1/4 + 4/3 from above.
+    above = Claims(ints(1), alpha=np.array([[0.0, 2 / 3]]))
+    poor = Claims(ints(1, 0, 1), ints(-1, 0, -1, -1, -1), np.zeros((4, 2)))
+    for claims in ((HALVES, above, poor), (poor, above, HALVES)):
+        (context,) = bounded_by(net, prop, *claims).trace
+        assert context.lower[1] == [pytest.approx(0.25 * 2**30, rel=1e-6)]
+        assert context.upper[1] == [pytest.approx((0.25 + 4 / 3) * 2**30, rel=1e-6)]
+
+
+def test_a_leaf_that_is_empty_counts_for_no_claim() -> None:
+    # On [1/2, 2] the first neuron is listed though it is active: its inactive side is empty.
+    net, prop = step()
+    prop = Property((Case(mv.Box([0.5], [2]), prop.cases[0].unsafe),), 1, 1)
+    claims = Claims(ints(0), ints(0, 1, -1, -1, -1), np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))
+    (context,) = bounded_by(net, prop, claims).trace
+    first, second, empty = context.claims[1][0]
+    assert empty is None and first is not None and second is not None
+    assert context.lower[1] == [min(first, second) >> 30]
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@FEW
+@given(seed=seeds)
+def test_no_claim_moves_a_bound_past_the_network(kind: str, seed: int) -> None:
+    rng, net, prop = question(kind, "box", seed)
+    certificate = random_certificate(rng, net, prop, int(rng.choice([16, 24, 40, 60])))
+    contexts = iter(check_exact(certificate, net, prop, certificate.threshold, trace=True).trace)
+    claimed = 0
+    for group in certificate.groups:
+        region = prop.cases[group.cases[0]].region
+        boxes = literal.boxes(group, prop, literal.Literal(certificate.bits))
+        for (low, high), context in zip(boxes, contexts, strict=False):
+            claimed += sum(map(len, context.claims))
+            x = region.sample(rng, 200)
+            scaled = x * 2.0**certificate.bits
+            inside = ((scaled >= low) & (scaled <= high)).all(axis=1)
+            for zhat, lower, upper in zip(net.activations(x[inside])[0], context.lower, context.upper, strict=True):
+                spare = 1e-9 * (1 + np.abs(zhat))
+                assert (zhat >= np.array(lower) / 2.0**certificate.bits - spare).all()
+                assert (zhat <= np.array(upper) / 2.0**certificate.bits + spare).all()
 
 
 def test_fingerprints_explain_a_rejection_and_decide_nothing() -> None:
