@@ -127,7 +127,7 @@ class LinearRegions:
         return self.outputs.min(axis=0), self.outputs.max(axis=0)
 
     def locate(self, points: np.ndarray) -> np.ndarray:
-        """The region with the activation pattern of each point (s, t), (m, 2) -> (m,); -1 for none, as next to a border."""
+        """The region with the activation pattern of each point (s, t), (m, 2) -> (m,); -1 for none, as near borders."""
         return _located(self, np.atleast_2d(np.asarray(points, dtype=np.float64)))
 
 

@@ -79,7 +79,7 @@ def test_what_is_proved_of_a_grid_is_true_and_three_checkers_get_the_same_intege
         same += [*zip(context.lower, context.upper, strict=True), *context.values]
     assert [tuple(part) if isinstance(part, tuple) else part for part in trace] == same
     literally = literal.check(certificate, net, real)  # of the box as it was, not as the package has rounded it
-    assert literally == [(c.lower, c.upper, c.values) for c in result.trace]
+    assert literally == [(c.lower, c.upper, c.values, c.claims) for c in result.trace]
 
 
 def test_some_of_these_claims_are_false_of_real_inputs() -> None:
