@@ -26,7 +26,7 @@ from milpverify.polytope.mesh import Cut, Mesh, cut
 from milpverify.spec.regions import Box, Region
 
 SNAP = 2.0**-42  # of the sizes of all terms of a pre-activation: below it a vertex lies on the neuron's line
-VERTICES_AT_ONCE, REGIONS_AT_ONCE = 16384, 4096
+VALUES_AT_ONCE = 2**20  # of the widest layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +34,10 @@ class LinearRegions:
     """A two-dimensional input set, parted by activation pattern.
 
     Floating. Vertices are shared: neighbours hold the same floats, and the areas add up to the set's within 1e-12 of
-    it. A neuron within 2^-42 of the sizes of its terms of zero counts as zero, so that a region thinner than that is
-    merged into its neighbour.
+    it. A pre-activation within 2^-42 of the sizes of its terms counts as zero at a vertex, so that a region thinner
+    than that is merged into its neighbour. Where lines all but coincide, within some 1e-12 of the set, slivers can be
+    left whose pattern occurs a second time; they cover no area to speak of, and there are still no gaps. A neuron that
+    is zero on a whole region is off there.
 
     Attributes:
         input_slice: The input set; s and t are the two free inputs themselves where it was given as a region.
@@ -89,13 +91,13 @@ class LinearRegions:
         Returns:
             A, shape (R, n_outputs, 2), and c, shape (R, n_outputs).
         """
-        parts = [self._maps(first) for first in range(0, len(self), REGIONS_AT_ONCE)]
+        step = max(VALUES_AT_ONCE // (3 * max(2, *self.small.sizes, self.small.n_outputs)), 1)
+        parts = [self._maps(first, min(step, len(self) - first)) for first in range(0, len(self), step)]
         A = np.concatenate([part[:, :2].transpose(0, 2, 1) for part in parts]) / self.half
         return A, np.concatenate([part[:, 2] for part in parts]) - A @ self.center
 
-    def _maps(self, first: int) -> np.ndarray:
-        """The outputs of some regions as functions of (q, 1), shape (r, 3, n_outputs)."""
-        count = min(REGIONS_AT_ONCE, len(self) - first)
+    def _maps(self, first: int, count: int) -> np.ndarray:
+        """The outputs of some regions as functions of (q, 1), shape (count, 3, n_outputs)."""
         values = [np.broadcast_to(np.eye(3, 2), (count, 3, 2))]
 
         def mapped(affine: Affine) -> np.ndarray:
@@ -127,7 +129,7 @@ class LinearRegions:
         return self.outputs.min(axis=0), self.outputs.max(axis=0)
 
     def locate(self, points: np.ndarray) -> np.ndarray:
-        """The region with the activation pattern of each point (s, t), (m, 2) -> (m,); -1 for none, as near borders."""
+        """The region with the pattern of each point (s, t), (m, 2) -> (m,); -1 for none, as next to a border."""
         return _located(self, np.atleast_2d(np.asarray(points, dtype=np.float64)))
 
 
@@ -187,8 +189,7 @@ def _parted(net: Network, mesh: Mesh, max_regions: int) -> tuple[Mesh, tuple[np.
     """The mesh cut by every layer, and the phases of each layer's neurons on its faces."""
     active: list[np.ndarray] = []
     for k in range(1, len(net.layers) + 1):
-        values = _preactivations(net, mesh.points, k)
-        tolerance = SNAP * _sizes(net, mesh.points, k)
+        values, tolerance = _preactivations(net, mesh.points, k)
         done: Cut = cut(mesh, values, tolerance, partial(_check_count, max_regions, k, len(net.layers)))
         mesh, active = done.mesh, [*(phases[done.origin] for phases in active), done.positive]
     return mesh, tuple(active)
@@ -202,35 +203,33 @@ def _check_count(most: int, layer: int, layers: int, count: int) -> None:
         )
 
 
-def _preactivations(net: Network, points: np.ndarray, k: int) -> np.ndarray:
-    """zhat_k at points, shape (V, n_k); from the points anew, so that errors of interpolation do not add up."""
-    chunks = [points[first : first + VERTICES_AT_ONCE] for first in range(0, len(points), VERTICES_AT_ONCE)]
-    return np.concatenate([net.layers[k - 1].apply(_values(net, chunk, k)) for chunk in chunks])
+def _preactivations(net: Network, points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """zhat_k at points, shape (V, n_k), and how near to zero counts as zero, (n_k,).
 
-
-def _values(net: Network, points: np.ndarray, k: int) -> list[np.ndarray]:
-    """The input and z_1, ..., z_{k-1} at points."""
-    values = [points]
-    for layer in net.layers[: k - 1]:
-        values.append(relu(layer.apply(values)))
-    return values
-
-
-def _sizes(net: Network, points: np.ndarray, k: int) -> np.ndarray:
-    """sum |W| |z| + |b| at its largest, for each neuron of layer k, shape (n_k,)."""
+    From the points anew, so that errors of interpolation do not add up over the layers.
+    """
     affine, largest = net.layers[k - 1], [np.zeros(n) for n in (net.n_inputs, *net.sizes[: k - 1])]
-    for first in range(0, len(points), VERTICES_AT_ONCE):
-        for size, values in zip(largest, _values(net, points[first : first + VERTICES_AT_ONCE], k), strict=True):
-            np.maximum(size, np.abs(values).max(axis=0), out=size)
+    chunks = []
+    for some in _chunks(net, points):
+        values = [some]
+        for layer in net.layers[: k - 1]:
+            values.append(relu(layer.apply(values)))
+        for size, value in zip(largest, values, strict=True):
+            np.maximum(size, np.abs(value).max(axis=0), out=size)
+        chunks.append(affine.apply(values))
     total = np.abs(affine.bias)
     for source, op in affine.blocks:
         total = total + op.absolute.apply(largest[source])
-    return np.asarray(total)
+    return np.concatenate(chunks), SNAP * total
 
 
 def _forward(net: Network, points: np.ndarray) -> np.ndarray:
-    chunks = [points[first : first + VERTICES_AT_ONCE] for first in range(0, len(points), VERTICES_AT_ONCE)]
-    return np.concatenate([net.forward(chunk) for chunk in chunks])
+    return np.concatenate([net.forward(some) for some in _chunks(net, points)])
+
+
+def _chunks(net: Network, points: np.ndarray) -> list[np.ndarray]:
+    step = max(VALUES_AT_ONCE // max(2, *net.sizes, net.n_outputs), 1)
+    return [points[first : first + step] for first in range(0, len(points), step)]
 
 
 def _located(regions: LinearRegions, points: np.ndarray) -> np.ndarray:
@@ -239,7 +238,7 @@ def _located(regions: LinearRegions, points: np.ndarray) -> np.ndarray:
     local, corners = ((part - regions.center) / regions.half for part in (points, regions.vertices))
     small = regions.small
     hidden = [
-        zhat > SNAP * _sizes(small, corners, k)  # as the regions were parted
+        zhat > _preactivations(small, corners, k)[1]  # as the regions were parted
         for k, zhat in enumerate(small.activations(local)[0], start=1)
     ]  # fmt: skip
     both = [np.concatenate(pair) for pair in zip(regions.active, hidden, strict=True)]
