@@ -59,15 +59,17 @@ class InputSlice:
         Raises:
             RegionError: If more coordinates vary, or the region is an L2 ball.
         """
-        free = np.flatnonzero(region.upper > region.lower)
+        # In decimals: a fixed coordinate that is no float lies strictly between two.
+        exact = zip(region.exact_lower, region.exact_upper, strict=True)
+        free = np.flatnonzero([low < high for low, high in exact])
         if len(free) > 2:
             raise RegionError(
                 f"InputSlice: {len(free)} of {region.dimension} inputs vary in the region, linear regions are drawn in "
                 "two. Give a region that fixes the others (lower = upper), or InputSlice(origin, directions, polygon)."
             )
-        if isinstance(region, L2Ball) and len(free) > 1:
+        if isinstance(region, L2Ball) and len(free):
             raise RegionError("InputSlice: an L2 ball is no polygon. Give a box, an L1 ball or a polygon within it.")
-        origin, directions = region.lower.copy(), np.zeros((2, region.dimension))
+        origin, directions = np.array(region.exact_lower, dtype=np.float64), np.zeros((2, region.dimension))
         origin[free] = 0.0
         directions[np.arange(len(free)), free] = 1.0
         low, high = np.zeros(2), np.zeros(2)
@@ -132,11 +134,12 @@ def _rows(region: Region, free: np.ndarray) -> list[tuple[np.ndarray, float]]:
     """What cuts the box of the free coordinates further: (normal, offset) of half-planes."""
     rows = []
     fixed = np.setdiff1d(np.arange(region.dimension), free)
+    at = np.array(region.exact_lower, dtype=np.float64)
     for a, b in zip(region.cuts.A, region.cuts.b, strict=True):
-        rows.append((a[free], float(b - a[fixed] @ region.lower[fixed])))
+        rows.append((a[free], float(b - a[fixed] @ at[fixed])))
     if isinstance(region, L1Ball):
         center = region.center[free]
-        left = float(region.eps) - float(np.abs(region.lower[fixed] - region.center[fixed]).sum())
+        left = float(region.eps) - float(np.abs(at[fixed] - region.center[fixed]).sum())
         signs = np.array(np.meshgrid(*[[-1.0, 1.0]] * len(free))).reshape(len(free), -1).T
         rows += [(sign, left + float(sign @ center)) for sign in signs]
     return [(np.append(normal, np.zeros(2 - len(free))), offset) for normal, offset in rows]

@@ -143,19 +143,19 @@ class _Work:
         following = np.roll(corners, -1, axis=1)
         crossed = self.sign[corners, i] * self.sign[following, i] < 0
         a, b = corners[crossed], following[crossed]
-        edges, place = np.unique(np.stack([np.minimum(a, b), np.maximum(a, b)]), axis=1, return_inverse=True)
+        keys, place = np.unique(np.minimum(a, b) * self.n_points + np.maximum(a, b), return_inverse=True)
         rows = np.full((*corners.shape, 2), -1)
         rows[..., 0] = corners
-        rows[crossed, 1] = self.n_points + np.reshape(place, -1)
-        self._add_points(edges, i)
+        rows[crossed, 1] = self.n_points + place
+        self._add_points(keys // self.n_points, keys % self.n_points, i)
         rows = rows.reshape(len(corners), -1)
         # A short row repeats its first corner: only the first entry is a corner of the face.
         rows[:, 2::2][corners[:, 1:] == corners[:, :1]] = -1
         return rows
 
-    def _add_points(self, edges: np.ndarray, i: int) -> None:
-        (a, b), count = edges, edges.shape[1]
-        end = self.n_points + count
+    def _add_points(self, a: np.ndarray, b: np.ndarray, i: int) -> None:
+        """Where function i is zero on the edges a b."""
+        end = self.n_points + len(a)
         if end > len(self.points):
             more = max(len(self.points), end)
             self.points, self.values, self.sign = (

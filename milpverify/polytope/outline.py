@@ -8,9 +8,10 @@ so that every output lies in the polygon { p : d_i . p <= h(d_i) }: the outer po
 method also gives points that its own set attains (a linear program's optimum, a witness), their hull is the inner
 polygon, and directions are added where the two are farthest apart, until they meet to a tolerance.
 
-What is drawn for methods without points: interval bounds and Fast-Lin's are sums of terms that are convex in d, so that
-h is the support function of a convex set, and the polygon tends to that set. CROWN and alpha-CROWN choose other slopes
-for other directions; h need not be convex, and the polygon is the intersection of the half-planes asked for.
+What is drawn for methods without points: the h of intervals and of pure Fast-Lin are sums of terms that are convex in
+d, so that h is the support function of a convex set, and the polygon tends to that set; `FastLin()` as it stands is met
+with intervals, and its polygon tends to what both sets share. CROWN and alpha-CROWN choose other slopes for other
+directions; h need not be convex, and the polygon is the intersection of the half-planes asked for.
 
 Source: Wong & Kolter 2018, figures 2 and 4 (outer bounds of adversarial polytopes); Rockafellar 1970, section 13
 (support functions); Lotov, Bushenkov & Kamenev 2004 (refining both polygons where they differ most).
@@ -45,7 +46,7 @@ class Outline:
     """A set of outputs in a plane, between two convex polygons.
 
     Attributes:
-        name: Of the method.
+        name: Of the method, and of the hidden bounds where those are another's: "lp over crown".
         directions: Unit vectors by rising angle, shape (m, 2); the four axes are among them.
         offsets: h of each direction, shape (m,): rounded, or on a solver's word where `solver_trusted`.
         points: Points of the method's set in the order of the directions, each farthest in its own, shape (m, 2); NaN
@@ -142,13 +143,17 @@ def outline(
     part = net if layer is None else below(net, layer)
     plane = plane_rows("outline", rows, part.n_outputs)
     bounds = _hidden_bounds(part, region, chosen, hidden)
-    function = support_of(Plane(part, region, bounds, plane), chosen, clock, how.most)
+    function = support_of(Plane(part, region, bounds, plane), chosen, clock)
     asked = refined(function, how)
-    name = chosen.name if isinstance(chosen, BoundMethod) else EXACT
+    name = EXACT if isinstance(chosen, Minimiser) else _name(chosen, bounds)
     trusted = asked.answer.solver_trusted or bounds.solver_trusted
     return Outline(
         name, asked.directions, asked.answer.offsets, asked.answer.points, time.monotonic() - began, trusted
     )  # fmt: skip
+
+
+def _name(method: BoundMethod, bounds: Bounds) -> str:
+    return method.name if bounds.source == method.name else f"{method.name} over {bounds.source}"
 
 
 def exact_method(method: object) -> Minimiser:

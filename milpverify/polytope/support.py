@@ -153,9 +153,8 @@ class ExactSupport(SupportFunction):
         clock: Ends the searches: what it does not reach stays a bracket, and the outline's polygons stay apart there.
     """
 
-    def __init__(self, plane: Plane, method: Minimiser, clock: Clock, most: int) -> None:
-        self._plane, self._method, self._problem = plane, method, plane.problem
-        self.clock, self._left = clock, most
+    def __init__(self, plane: Plane, method: Minimiser, clock: Clock) -> None:
+        self._plane, self._method, self._problem, self.clock = plane, method, plane.problem, clock
 
     def ask(self, directions: np.ndarray) -> Answer:
         plane, rows = self._plane, -directions @ self._plane.rows
@@ -165,8 +164,8 @@ class ExactSupport(SupportFunction):
         for i, row in enumerate(rows):
             case = Case(plane.region, Polyhedron(row[None], np.zeros(1)), f"direction {i}")
             prepared = Prepared(plane.net, (case,), plane.bounds, crown.value[i : i + 1], starts[i : i + 1])
-            share = None if math.isinf(self.clock.left) else max(self.clock.left / max(self._left, 1), 1e-3)
-            self._left -= 1
+            # Half of what is left is for the directions that follow from these.
+            share = None if math.isinf(self.clock.left) else max(self.clock.left / (2 * (len(rows) - i)), 1e-3)
             bracket = least_slack([prepared], Clock("outline", share), self._method).bracket
             offsets[i] = min(offsets[i], -bracket.lower)
             trusted |= bracket.lower_grade is Grade.SOLVER_TRUSTED
@@ -175,10 +174,10 @@ class ExactSupport(SupportFunction):
         return Answer(offsets, points, trusted)
 
 
-def support_of(plane: Plane, method: BoundMethod | Minimiser, clock: Clock, most: int) -> SupportFunction:
-    """The support function of a method, for at most so many directions."""
+def support_of(plane: Plane, method: BoundMethod | Minimiser, clock: Clock) -> SupportFunction:
+    """The support function of a method; the clock is for exact ones."""
     if isinstance(method, Minimiser):
-        return ExactSupport(plane, method, clock, most)
+        return ExactSupport(plane, method, clock)
     if isinstance(method, ExactNeurons):
         return ExactNeuronsSupport(plane, method)
     if isinstance(method, TriangleLP) and not isinstance(plane.region, L2Ball):

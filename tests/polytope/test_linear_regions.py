@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -182,6 +184,21 @@ def test_a_segment_is_parted_into_segments_and_a_point_stays_a_point() -> None:
     assert point.outputs[0] == pytest.approx(net.forward(x), abs=1e-13)
 
 
+def test_a_coordinate_fixed_at_a_decimal_that_is_no_float_is_fixed() -> None:
+    net, tenth = random_net(2, 3, 10, 10, 2), Fraction(1, 10)
+    region = Box.of_fractions([Fraction(-1), tenth, Fraction(0)], [Fraction(1), tenth, Fraction(2)])
+    assert region.lower[1] < region.upper[1]
+    regions = linear_regions(net, region)
+    assert regions.area == 4.0 and len(regions) > 5
+    assert regions.input_slice.inputs(np.zeros(2)).tolist() == [0.0, 0.1, 0.0]
+
+
+def test_a_diamond_that_its_clip_flattens_keeps_the_rest_of_its_radius() -> None:
+    # |x_0 - 0| + |x_1 - 0| + |x_2 - 1/2| <= 1 with x_2 = 0: a diamond of radius 1/2 is left.
+    ball = L1Ball(np.array([0.0, 0.0, 0.5]), 1.0, clip=(np.array([-2.0, -2.0, 0.0]), np.array([2.0, 2.0, 0.0])))
+    assert InputSlice.of_region(ball).area == pytest.approx(0.5, rel=1e-14)
+
+
 def test_a_slanted_segment_of_a_plane_is_parted_too() -> None:
     net, where = random_net(5, 12, 20, 20, 4), plane(5, 12)
     segment = InputSlice(where.origin, where.directions, np.array([[0.0, 0.0], [2.0, 1.0]]))
@@ -196,6 +213,8 @@ def test_what_is_no_two_dimensional_set_is_refused_with_the_remedy() -> None:
         linear_regions(net, LinfBall(np.zeros(3), 1.0))
     with pytest.raises(RegionError, match="L2 ball is no polygon"):
         linear_regions(random_net(0, 2, 4, 2), L2Ball(np.zeros(2), 1.0))
+    with pytest.raises(RegionError, match="L2 ball is no polygon"):
+        linear_regions(net, L2Ball(np.zeros(3), 1.0, clip=(np.zeros(3), np.array([1.0, 0, 0]))))
     with pytest.raises(RegionError, match="has 2 coordinates, the network reads 3"):
         linear_regions(net, LinfBall(np.zeros(2), 1.0))
 
