@@ -15,15 +15,15 @@ from milpverify.bounds.dual import DualBound
 from milpverify.bounds.method import BoundMethod
 from milpverify.bounds.problem import DualProblem
 from milpverify.bounds.small import folded_rows
-from milpverify.errors import OptionError, SolverError
+from milpverify.errors import OptionError
 from milpverify.formulation.encode import Encoded, encode_slack, objective_unit
-from milpverify.formulation.trust import LARGEST_REACH
+from milpverify.formulation.trust import LARGEST_REACH, admits_a_known_point
 from milpverify.network.graph import Bounds
 from milpverify.program.highs import Highs
-from milpverify.program.solver import Limits, Solver
+from milpverify.program.solver import Limits, Solver, Status
 from milpverify.spec.regions import L2Ball
 from milpverify.tighten.lp import TriangleLP
-from milpverify.tighten.target import Target, check_limits, left, one_region
+from milpverify.tighten.target import Target, check_limits, left, one_region, tell
 
 Neuron = tuple[int, int]  # hidden layer from 1, index in that layer
 
@@ -47,8 +47,8 @@ class ExactNeurons(BoundMethod):
 
     Rows of outputs are minimised; hidden neurons are bounded by CROWN, whose bounds the program stands on. With every
     unstable neuron listed it is the exact program. Solver-trusted: a bound counts less `tolerance`, times the largest
-    bound or coefficient where that exceeds 1, but no less than the LP's; programs whose sums reach beyond 1e7 are not
-    believed.
+    bound or coefficient where that exceeds 1, but no less than the LP's. As with `MILPTightening`, programs whose sums
+    reach beyond 1e7 are not believed, nor one in which the solver finds no point on the pattern of a known input.
 
     Attributes:
         neurons: (hidden layer from 1, index) of the neurons made exact; stable ones among them change nothing.
@@ -118,20 +118,25 @@ class ExactNeurons(BoundMethod):
         return [self._minimum(target, bounds, i) for i in range(len(rows))]
 
     def _minimum(self, target: Target, bounds: Bounds, row: int) -> Minimum:
-        index = np.array([row])
+        """One row's; nothing where the solver's word is not believed."""
+        index, nothing = np.array([row]), Minimum(-math.inf, None)
+        ends = time.monotonic() + self.time_limit_s_per_row
         unit = objective_unit(target.condensed, index)
         encoded = encode_slack(target.condensed, target.region, index, np.zeros(1), unit=unit)
         if encoded.reach > LARGEST_REACH:
-            return Minimum(-math.inf, None)
-        program = replace(encoded.program, integer=_chosen(encoded, self.neurons))
+            tell("ExactNeurons", f"row {row}", [f"a program with sums beyond {LARGEST_REACH:g} is not believed"])
+            return nothing
+        encoded = replace(encoded, program=replace(encoded.program, integer=_chosen(encoded, self.neurons)))
         solver = self.solver
         if isinstance(solver, Highs):
             solver = replace(solver, mip_gap_abs=self.gap / encoded.unit / 2, mip_gap_rel=0.0)
-        seconds = left(time.monotonic() + self.time_limit_s_per_row, time.monotonic())
-        solution = solver.solve(program, Limits(seconds))
+        solution = solver.solve(encoded.program, Limits(left(ends, time.monotonic())))
+        left_s = left(ends, time.monotonic())
+        # The region has points, so that no row is without values.
+        if solution.status is Status.INFEASIBLE or not admits_a_known_point(encoded, target.region, solver, left_s):
+            tell("ExactNeurons", f"row {row}", ["the solver finds no point where there is one: it is not believed"])
+            return nothing
         value = solution.dual_bound * encoded.unit - self.tolerance * encoded.scale(bounds)
-        if math.isinf(value) and value > 0:
-            raise SolverError("ExactNeurons: the solver calls a relaxation infeasible. The region may be empty.")
         return Minimum(value, None if solution.x is None else _outputs(encoded, solution.x))
 
 
