@@ -104,10 +104,10 @@ def _on_faces(sign: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 class _Work:
-    """Arrays that grow by doubling while a mesh is cut."""
+    """Arrays that double while a mesh is cut; `values` lacks the first `dropped` functions, which are done."""
 
     def __init__(self, mesh: Mesh, values: np.ndarray, tolerance: np.ndarray) -> None:
-        self.points, self.values, self.tolerance = mesh.points.copy(), values, tolerance
+        self.points, self.values, self.tolerance, self.dropped = mesh.points.copy(), values, tolerance, 0
         self.sign = signs(values, tolerance)
         self.corners, self.origin = mesh.corners.copy(), np.arange(mesh.n_faces)
         self.n_points, self.n_faces = len(mesh.points), mesh.n_faces
@@ -126,7 +126,7 @@ class _Work:
         if not len(faces):
             return
         rows = self._with_crossings(self.corners[faces], i)
-        upper, lower = _halves(rows, np.where(rows < 0, 0.0, self.values[rows, i]), self.sign[rows, i])
+        upper, lower = _halves(rows, np.where(rows < 0, 0.0, self.values[rows, i - self.dropped]), self.sign[rows, i])
         first, count = self.n_faces, len(faces)
         self._grow_faces(first + count, max(upper.shape[1], lower.shape[1]))
         new = np.arange(first, first + count)
@@ -158,17 +158,20 @@ class _Work:
         end = self.n_points + len(a)
         if end > len(self.points):
             more = max(len(self.points), end)
-            self.points, self.values, self.sign = (
-                _longer(part, more) for part in (self.points, self.values, self.sign)
-            )
-        at_a, at_b = self.values[a, i], self.values[b, i]
+            self.points, self.sign = _longer(self.points, more), _longer(self.sign, more)
+            self.values, self.dropped = _longer(self.values[:, i - self.dropped :], more), i
+        done, here = self.dropped, i - self.dropped
+        at_a, at_b = self.values[a, here], self.values[b, here]
         share = (at_a / (at_a - at_b))[:, None]
         new = slice(self.n_points, end)
         self.points[new] = self.points[a] + share * (self.points[b] - self.points[a])
         values_a, values_b = self.values[a], self.values[b]
         self.values[new] = values_a + share * (values_b - values_a)
-        self.values[new, i] = 0.0
-        self.sign[new] = signs(self.values[new], self.tolerance)
+        self.values[new, here] = 0.0
+        self.sign[new, done:] = signs(self.values[new], self.tolerance[done:])
+        # What is done has cut already: the ends of an edge are on one side of it.
+        sign_a, sign_b = self.sign[a, :done], self.sign[b, :done]
+        self.sign[new, :done] = np.where(sign_a != 0, sign_a, sign_b)
         self.n_points = end
 
     def _grow_faces(self, count: int, width: int) -> None:
