@@ -58,7 +58,7 @@ class OutlineRow:
     """One outline next to the exact set.
 
     Attributes:
-        method: Its name.
+        method: Its title.
         area: Of its outer polygon.
         ratio: That over the exact set's area; infinite where that is 0.
         largest_gap, mean_gap: Of h(d) less the exact set's, over the directions compared.
@@ -116,7 +116,7 @@ def compare_outlines(outlines: Sequence[Outline], exact: PlanarSet, directions: 
     for one in outlines:
         gaps = one.support(d) - truth
         ratio = one.area / exact.area if exact.area > 0 else float("inf")
-        rows.append(OutlineRow(one.name, one.area, ratio, float(gaps.max()), float(gaps.mean()), one.seconds))
+        rows.append(OutlineRow(one.title, one.area, ratio, float(gaps.max()), float(gaps.mean()), one.seconds))
     return OutlineTable(tuple(rows))
 
 

@@ -46,13 +46,14 @@ class Outline:
     """A set of outputs in a plane, between two convex polygons.
 
     Attributes:
-        name: Of the method, and of the hidden bounds where those are another's: "lp over crown".
+        name: Of the method.
         directions: Unit vectors by rising angle, shape (m, 2); the four axes are among them.
         offsets: h of each direction, shape (m,): rounded, or on a solver's word where `solver_trusted`.
         points: Points of the method's set in the order of the directions, each farthest in its own, shape (m, 2); NaN
             where a solver had none; None for methods without points. Floating.
         seconds: Wall time, hidden bounds included.
         solver_trusted: Whether offsets rest on a solver's word within its tolerances.
+        hidden: The method of the hidden bounds.
     """
 
     name: str
@@ -61,6 +62,13 @@ class Outline:
     points: np.ndarray | None = None
     seconds: float = 0.0
     solver_trusted: bool = False
+    hidden: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name, with the hidden bounds' where those are another method's: "lp over crown"."""
+        own = self.hidden in ("", self.name) or self.name == EXACT
+        return self.name if own else f"{self.name} over {self.hidden}"
 
     @cached_property
     def outer(self) -> np.ndarray:
@@ -145,15 +153,12 @@ def outline(
     bounds = _hidden_bounds(part, region, chosen, hidden)
     function = support_of(Plane(part, region, bounds, plane), chosen, clock)
     asked = refined(function, how)
-    name = EXACT if isinstance(chosen, Minimiser) else _name(chosen, bounds)
+    name = chosen.name if isinstance(chosen, BoundMethod) else EXACT
     trusted = asked.answer.solver_trusted or bounds.solver_trusted
     return Outline(
-        name, asked.directions, asked.answer.offsets, asked.answer.points, time.monotonic() - began, trusted
+        name, asked.directions, asked.answer.offsets, asked.answer.points, time.monotonic() - began, trusted,
+        bounds.source,
     )  # fmt: skip
-
-
-def _name(method: BoundMethod, bounds: Bounds) -> str:
-    return method.name if bounds.source == method.name else f"{method.name} over {bounds.source}"
 
 
 def exact_method(method: object) -> Minimiser:

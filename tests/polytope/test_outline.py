@@ -83,7 +83,7 @@ def test_over_the_same_hidden_bounds_the_lp_lies_in_every_choice_of_multipliers(
     for hidden in (Interval(), FastLin(), Crown()):
         bounds, same = compute_bounds(net, ball, hidden), Refinement(first=16, most=16)
         lp = outline(net, ball, TriangleLP(), hidden=bounds, refinement=same)
-        assert lp.name == f"lp over {hidden.name}"
+        assert lp.name == "lp" and lp.title == f"lp over {hidden.name}"
         for method in (Interval(), FastLin(), Crown(), AlphaCrown(), FastLin(intersect=False)):
             other = outline(net, ball, method, hidden=bounds, refinement=same)
             assert (lp.offsets <= other.offsets + 1e-7 * np.abs(other.offsets)).all()
