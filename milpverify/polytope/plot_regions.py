@@ -112,8 +112,7 @@ def plot_regions(
     """
     decided = regions if isinstance(regions, DecisionMap) else decision_map(regions)
     wording = wording or Wording()
-    figure = theme.figure(6.9, 5.3)
-    figure.set_layout_engine("compressed")  # axes of one scale leave no holes
+    figure = one_scale(theme.figure(6.9, 5.4))
     axes = figure.subplots()
     drawn = draw_decision(axes, decided, samples, lines=lines, theme=theme)
     label_axes(axes, wording, theme)
@@ -135,7 +134,7 @@ def draw_decision(
         chosen = decided.label >= 0 if label == decided.label.min() else decided.label == label
         fill(axes, outline(decided.mesh, chosen), theme.classes[label % len(theme.classes)], zorder=1.0)
     drawn = draw_edges(axes, decided.regions, theme) if lines else ""
-    draw_segments(axes, decided.boundary, edgecolors=theme.ink, linewidths=1.1, capstyle="round", zorder=3.0)
+    draw_segments(axes, decided.boundary, edgecolors=theme.ink, linewidths=1.0, capstyle="round", zorder=3.0)
     if samples is not None:
         _draw_samples(axes, samples, theme)
     frame(axes, decided.regions)
@@ -168,6 +167,12 @@ def loops_path(loops: list[np.ndarray]) -> Path:
     for code in codes:
         code[0], code[-1] = Path.MOVETO, Path.CLOSEPOLY
     return Path(np.concatenate([np.append(loop, loop[:1], 0) for loop in loops]), np.concatenate(codes))
+
+
+def one_scale(figure: Figure) -> Figure:
+    """A figure whose axes may have one scale each for both directions: these leave no holes, and touch nothing."""
+    figure.set_layout_engine("compressed", h_pad=0.08, w_pad=0.06)
+    return figure
 
 
 def label_axes(axes: Axes, wording: Wording, theme: Theme) -> None:

@@ -15,14 +15,14 @@ from milpverify.polytope.decision import MarginMap, margin_map
 from milpverify.polytope.input_slice import InputSlice
 from milpverify.polytope.linear_regions import LinearRegions
 from milpverify.polytope.mesh_edges import boundaries, outline
-from milpverify.polytope.plot_regions import Wording, draw_edges, draw_segments, fill, frame, label_axes
+from milpverify.polytope.plot_regions import Wording, draw_edges, draw_segments, fill, frame, label_axes, one_scale
 from milpverify.polytope.plot_style import LIGHT, Theme
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BANDS = 16  # about so many contour levels
+BANDS = 20  # about so many contour levels
 PALEST = 0.15  # share of the full colour next to margin 0: the two signs differ at once
 ENDS = {"light": 0.44, "dark": 0.26}  # how far from its middle the colour map is read: full colours on either paper
 ZERO_WIDTH = 2.4  # in points: twice that of the balls, which may be as black
@@ -47,11 +47,19 @@ class BallOutline:
 
 @dataclass(frozen=True)
 class Mark:
-    """A named point (s, t) of the slice."""
+    """A named point of the slice.
+
+    Attributes:
+        name: Written beside it.
+        at: (s, t).
+        marker: matplotlib's.
+        left: Whether its name stands on its left, where there is more room.
+    """
 
     name: str
     at: tuple[float, float]
     marker: str = "o"
+    left: bool = False
 
 
 def plot_margin(
@@ -84,8 +92,7 @@ def plot_margin(
         raise OptionError("plot_margin: label is missing. Give the class whose margin is to be drawn.")
     else:
         found = margin_map(regions, label, contour_levels(margin_map(regions, label).range))
-    figure = theme.figure(6.9, 5.4)
-    figure.set_layout_engine("compressed")
+    figure = one_scale(theme.figure(6.9, 5.6))
     axes = figure.subplots()
     theme.dress(axes, frame=True)
     colours = _draw_bands(axes, found, theme)
@@ -187,7 +194,7 @@ def _draw_ball(axes: Axes, where: InputSlice, ball: BallOutline, theme: Theme) -
 
     polygon = ball_on_slice(where, ball.center, ball.radius)
     style = theme.line(ball.method) | {"zorder": 5.0}
-    halo = [Stroke(linewidth=style["linewidth"] + 1.6, foreground=theme.paper, alpha=0.7), Normal()]
+    halo = [Stroke(linewidth=style["linewidth"] + 1.2, foreground=theme.paper, alpha=0.5), Normal()]
     (line,) = axes.plot(*np.append(polygon, polygon[:1], 0).T, label=ball.name, path_effects=halo, **style)
     return line
 
@@ -197,7 +204,8 @@ def _draw_mark(axes: Axes, mark: Mark, theme: Theme) -> None:
 
     axes.plot(*mark.at, mark.marker, color=theme.ink, markeredgecolor=theme.paper, markersize=6, zorder=7.0)
     axes.annotate(
-        mark.name, mark.at, xytext=(6, 6), textcoords="offset points", fontsize=8, color=theme.ink, zorder=7.0,
+        mark.name, mark.at, xytext=(-6 if mark.left else 6, 6), textcoords="offset points", fontsize=8,
+        ha="right" if mark.left else "left", color=theme.ink, zorder=7.0,
         path_effects=[Stroke(linewidth=2.5, foreground=theme.paper), Normal()],
     )  # fmt: skip
 
