@@ -20,6 +20,7 @@ from data import mnist_test, need
 
 import milpverify as mv
 from milpverify.errors import MilpverifyError
+from milpverify.polytope.plot_outline import Panel
 from milpverify.polytope.plot_style import DARK, LIGHT, Theme, check_figure, save_figure
 
 # Inputs of ACAS Xu in their units, with the mean and range that its networks expect to be normalised by.
@@ -150,7 +151,7 @@ def animation(arguments: argparse.Namespace, theme: Theme) -> None:
     radii = np.linspace(0.0, arguments.eps, arguments.frames + 1)[1:]
     began = time.perf_counter()
 
-    def tell(i: int, panel: mv.Panel) -> None:
+    def tell(i: int, panel: Panel) -> None:
         exact = 0.0 if panel.exact is None else panel.exact.area
         areas = ", ".join(f"{found.name} {found.area:.4g}" for found in panel.outlines)
         print(f"{panel.title}: exact {exact:.4g}, {areas}; {time.perf_counter() - began:.1f} s", flush=True)
