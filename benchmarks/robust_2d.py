@@ -42,7 +42,8 @@ class Recipe:
         widths: Of the layers, input and output included.
         n_points, apart: How many points, and their least distance (l-infinity), in [0, 1]^2.
         eps: Radius of the balls.
-        steps: Of Adam, on all points at once.
+        steps: Of Adam, each on all points.
+        chunk: Points that are bounded at once: what fits into a processor's cache is twice as fast.
         learning_rate: At the start; it falls to a hundredth of it along a cosine.
         warm_up: Share of the steps in which the radius of the robust loss grows from 0 to `eps`.
         goal: Radius that is trained for, as a multiple of `eps`: a little more room than is asked.
@@ -54,6 +55,7 @@ class Recipe:
     apart: float = 0.08
     eps: float = 0.03
     steps: int = 1500
+    chunk: int = 10
     learning_rate: float = 1e-3
     warm_up: float = 0.4
     goal: float = 1.05
@@ -142,15 +144,14 @@ def train(recipe: Recipe, points: np.ndarray, labels: np.ndarray, robust: bool) 
     """The cross-entropy of the outputs, or of minus the dual bounds of the margins."""
     model = make_model(recipe)
     x, y = torch.tensor(points, dtype=torch.float32), torch.tensor(labels)
-    rows = margin_rows(y)
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.steps, recipe.learning_rate / 100)
     for step in range(recipe.steps):
         eps = recipe.goal * recipe.eps * min(1.0, step / max(recipe.warm_up * recipe.steps, 1.0))
-        scores = -dual_lower(model, x, eps, rows) if robust else model(x)
-        loss = nn.functional.cross_entropy(scores, y)
         optimiser.zero_grad()
-        loss.backward()
+        for some in torch.arange(len(x)).split(recipe.chunk):
+            scores = -dual_lower(model, x[some], eps, margin_rows(y[some])) if robust else model(x[some])
+            (nn.functional.cross_entropy(scores, y[some], reduction="sum") / len(x)).backward()
         optimiser.step()
         schedule.step()
     return model.eval()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 8.0, 4.4  # inches
 LEFT, RIGHT = (0.075, 0.255, 0.445, 0.62), (0.625, 0.255, 0.35, 0.62)  # where the axes lie: the same in every frame
 WIDER = 6.0  # relaxations that reach this many times as far as the exact set leave the picture
+COLOURS = 256  # what a GIF's palette holds
 ROOM = 0.06  # around what is shown, in its size
 
 
@@ -138,6 +139,8 @@ def _limits(last: Panel) -> tuple[np.ndarray, np.ndarray]:
 
 def _areas(axes: Axes, panels: Sequence[Panel], eps: Sequence[float], i: int, theme: Theme) -> None:
     """How many times as large as the exact set each relaxation is: up to this frame, the rest faint."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     theme.dress(axes, grid=True)
     for name in _relaxations(panels):
         ratio = [_ratio(panel, name) for panel in panels]
@@ -146,6 +149,9 @@ def _areas(axes: Axes, panels: Sequence[Panel], eps: Sequence[float], i: int, th
         axes.plot(eps[: i + 1], ratio[: i + 1], **line)
         axes.plot(eps[i], ratio[i], "o", color=line["color"], markersize=4, zorder=20 - rank_of(name))
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("ε", fontsize=8.5)
     axes.set_title("area, in that of the exact set", fontsize=9, color=theme.ink)
 
@@ -176,7 +182,7 @@ def _ratio(panel: Panel, name: str) -> float:
 
 
 def _gif(figures: Sequence[Figure], look: Animation) -> bytes:
-    """Frames on one palette, the last one's: it has every colour, and nothing flickers."""
+    """Frames on one palette, the last one's: it has every line, and nothing flickers."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image as Picture
 
@@ -185,9 +191,15 @@ def _gif(figures: Sequence[Figure], look: Animation) -> bytes:
         canvas = FigureCanvasAgg(figure)
         figure.dpi = look.dpi
         canvas.draw()
-        pictures.append(Picture.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-    palette = pictures[-1].quantize(255)
-    frames = [picture.quantize(palette=palette, dither=Picture.Dither.NONE) for picture in pictures]
+        pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].astype(np.int64))
+    codes = [picture @ (1 << np.array([16, 8, 0])) for picture in pictures]
+    # The commonest colours, as they are: Pillow's own palettes and look-ups would tint the paper.
+    colours, count = np.unique(codes[-1], return_counts=True)
+    palette = _parts(colours[np.argsort(-count, kind="stable")[:COLOURS]])
+    frames = []
+    for code in codes:
+        frames.append(Picture.fromarray(_nearest(code, palette)))
+        frames[-1].putpalette(palette.astype(np.uint8).tobytes())
     pause = round(1000.0 / look.frames_per_s)
     image = io.BytesIO()
     frames[0].save(
@@ -195,3 +207,18 @@ def _gif(figures: Sequence[Figure], look: Animation) -> bytes:
         duration=[*([pause] * (len(frames) - 1)), round(1000.0 * look.hold_s)],
     )  # fmt: skip
     return image.getvalue()
+
+
+def _parts(codes: np.ndarray) -> np.ndarray:
+    """Red, green and blue of colours as one number each, shape (n, 3)."""
+    return np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=-1)
+
+
+def _nearest(codes: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """For each pixel the place of the nearest colour in a palette."""
+    colours, place = np.unique(codes, return_inverse=True)
+    parts, best = _parts(colours), np.empty(len(colours), dtype=np.uint8)
+    for first in range(0, len(colours), COLOURS):
+        some = slice(first, first + COLOURS)
+        best[some] = ((parts[some, None] - palette) ** 2).sum(axis=-1).argmin(axis=1)
+    return best[place.reshape(codes.shape)]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image as Picture
 
 import milpverify as mv
@@ -35,6 +36,7 @@ def test_there_is_one_frame_for_every_radius(net, ball, theme, tmp_path):
         for i in range(picture.n_frames):
             picture.seek(i)
             pauses.append(picture.info["duration"])
+            assert picture.convert("RGB").getpixel((1, 1)) == tuple(round(255 * part) for part in to_rgb(theme.paper))
         assert picture.n_frames == len(EPS) and picture.size == (480, 264)
     assert pauses == [200, 200, 1500] and told == [0, 1, 2] and len(panels) == 3
 
