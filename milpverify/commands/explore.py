@@ -19,7 +19,7 @@ from milpverify.commands.options import (
     seed,
     whole_numbers,
 )
-from milpverify.errors import OptionError
+from milpverify.errors import BoundsError, OptionError
 
 if TYPE_CHECKING:
     from milpverify.commands.question import Question
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from milpverify.polytope.page_scene import Relaxation
     from milpverify.report.screen import Screen
 
+OF_FILES = ("input", "key", "index", "mean", "std", "eps_space", "check_import")
 METHODS = ("lp", "alpha", "crown", "fastlin", "interval", "norms")
 
 EXPLORE = """\
@@ -35,7 +36,7 @@ One HTML file, to open in any browser and to send around: a slider over eps, the
 their images, the outline that each relaxation proves, areas and gaps in a table, and the neurons that make the linear
 program loose. It loads nothing from the network, needs no server, prints, and works by keyboard and on a phone.
 
-Two inputs vary by eps each: those of a network that reads two, or the two that --vary names, while the others stay at
+Two inputs vary by eps each: those of a network that reads two, or the two that --inputs names, while the others stay at
 the input. Everything is worked out beforehand for each eps: a list, or --steps equal steps up to the one given. The
 page keeps the --max-regions largest linear regions of each eps and says how many there are.
 
@@ -44,7 +45,7 @@ Without a network at hand, --random makes one: weights N(0, 1/sqrt(inputs of the
 examples:
   milpverify explore --random 2-100-100-2 --eps 0.25
   milpverify explore net.onnx --input x.npy --eps 0.02,0.05,0.1 --out page.html
-  milpverify explore digits.onnx --input x.npy --vary 27,28 --outputs 3,8 --eps 0.5 --clip 0 1 --methods crown,lp
+  milpverify explore digits.onnx --input x.npy --inputs 27,28 --outputs 3,8 --eps 0.5 --clip 0 1 --methods crown,lp
 """
 
 
@@ -60,7 +61,7 @@ def register(commands: Commands) -> None:
     group.add_argument(
         "--steps", type=positive_count, metavar="N", help="N equal steps up to a single --eps (default: 10)"
     )
-    group.add_argument("--vary", type=whole_numbers, metavar="I,J", help="the two inputs that vary, from 0")
+    group.add_argument("--inputs", type=whole_numbers, metavar="A,B", help="let these two inputs vary, the others not")
     group.add_argument(
         "--outputs", type=whole_numbers, metavar="A,B", default=(0, 1), help="the plane of outputs (default: 0,1)"
     )
@@ -99,17 +100,20 @@ def run_explore(args: argparse.Namespace) -> int:
     check_writable(args.out, "--out")
     question, x = _question(args)
     options = PageOptions(
-        vary=args.vary,
+        inputs=args.inputs,
         outputs=args.outputs,
-        clip=None if question.point is None else question.point.clip,
+        clip=args.clip if question.point is None else question.point.clip,
         relaxations=_relaxations(args.methods),
         max_regions=args.max_regions,
         neurons=args.neurons,
         title=args.title or f"{Path(question.path).name}: exact set and relaxations",
     )
     screen = screen_for(args)
-    with watched(screen, "explore") as listener:
-        page = explore_page(question.net, x, radii, options, on_progress=listener)
+    try:
+        with watched(screen, "explore") as listener:
+            page = explore_page(question.net, x, radii, options, on_progress=listener)
+    except BoundsError as error:  # the region and a method do not go together: another choice of options would do
+        raise OptionError(f"explore: {error}") from error
     write_atomically(args.out, page.html, "--out")
     if args.json:
         print_answer(args, question, ANSWERED, {"page": str(args.out), **page.to_dict()})
@@ -138,11 +142,13 @@ def _question(args: argparse.Namespace) -> tuple[Question, Any]:
 
     if args.norm != "linf":
         raise OptionError(f"explore: --norm {args.norm}: a page shows boxes of two inputs. Leave --norm out.")
-    settings = {name: getattr(args, name) for name in ("eps", "steps", "vary", "outputs", "methods")}
+    settings = {name: getattr(args, name) for name in ("eps", "steps", "inputs", "outputs", "methods")}
     if args.random is not None:
         names(args, 0, 0, "no network with --random")
-        if args.input is not None:
-            raise OptionError("explore: --random is explored around 0, without --input. Drop one of them.")
+        given = [name for name in OF_FILES if getattr(args, name) is not None and getattr(args, name) is not False]
+        if given:
+            option = given[0].replace("_", "-")
+            raise OptionError(f"explore: --random is explored around 0, without --{option}. Drop one of them.")
         net, sizes = _random(args), "-".join(map(str, args.random))
         name = f"random {sizes}, seed {args.seed}"
         return Question(net, name, args.began, described={**settings, "seed": args.seed}), [0.0] * net.n_inputs
