@@ -1,8 +1,8 @@
 """The interactive page: one HTML file with a slider over eps, a switch per relaxation, and the numbers.
 
-Everything is worked out here, for every eps of a list; the page holds it as JSON and draws it with its own few hundred
-lines of JavaScript (`milpverify/data/explore`), no library: what is hovered is a polygon out of thousands, which
-general plotting libraries draw slowly or pick by the nearest point, and the smallest of them weighs a megabyte.
+Everything is worked out here, for every eps of a list; the page holds it as JSON (`page_data`) and draws it with a few
+hundred lines of JavaScript of its own (`milpverify/data/explore`). What is pointed at is one polygon of thousands:
+plotting libraries draw these slowly or pick by the nearest point; PERFORMANCE.md compares.
 """
 
 from __future__ import annotations

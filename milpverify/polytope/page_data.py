@@ -35,7 +35,7 @@ from milpverify.polytope.plot_style import LIGHT, OTHER, PENS, SOLID
 
 # The page opens at the largest eps at which the best relaxation has at most so many times the exact area; relaxations
 # that have more than so many times it there are switched off, for they would hide the others.
-OPENING, FAR_OUT = 10.0, 30.0
+OPENING, FAR_OUT = 5.0, 30.0
 TABLE_NOTE = (
     "Area: of the set in this plane. Gap: how much farther than the exact set the outline reaches, over even "
     "directions. Seconds: all directions, hidden bounds included."

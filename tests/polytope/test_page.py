@@ -23,6 +23,7 @@ from milpverify.polytope.outline import outline
 from milpverify.polytope.page import RELAXATIONS, Page, PageOptions, explore_page
 from milpverify.polytope.page_faces import joined, rounded, significant
 from milpverify.polytope.page_scene import Relaxation
+from milpverify.polytope.page_text import page_text
 from milpverify.polytope.plot_style import LIGHT, PENS
 from milpverify.polytope.random_network import random_network
 from milpverify.spec.regions import Box, LinfBall
@@ -56,7 +57,15 @@ def polygons(scene: dict[str, Any], face: list[float]) -> tuple[np.ndarray, np.n
 def test_the_file_holds_the_data_and_plain_text_stays_text(page: Page) -> None:
     assert written(page) == page.data
     assert "<title>&lt;/script&gt;&lt;b&gt;&amp; more</title>" in page.html and "<b>& more" not in page.html
-    assert not re.search("@[A-Z]+@", page.html)
+    assert not re.search("@[A-Z]+@", page.html)  # every mark of the template was filled in
+
+
+def test_no_text_of_the_data_ends_the_element_that_holds_it() -> None:
+    data = {"methods": [], "classes": ["</script><script>alert(1)</script>", "<!--"]}
+    text = page_text("@DATA@", "@SCRIPT@", data)
+    found = re.findall(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)
+    assert [json.loads(part) for part in found] == [data] and "alert" in found[0]
+    assert text.count("<title>@DATA@</title>") == 1 and ">@SCRIPT@<" in text
 
 
 def test_the_file_asks_for_nothing(page: Page) -> None:

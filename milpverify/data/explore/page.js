@@ -358,7 +358,11 @@ function start() {
       if (box.checked) off.delete(method.name); else off.add(method.name);
       show({ off });
     });
-    byId("methods").append(make("label", {}, box, swatch(method), method.label));
+    const label = make("label", {}, box, swatch(method), method.label);
+    for (const [event, on] of [["pointerenter", true], ["focusin", true], ["pointerleave", false], ["focusout", false]]) {
+      label.addEventListener(event, () => loud(method.name, on));
+    }
+    byId("methods").append(label);
   }
   byId("colour").addEventListener("change", (event) => show({ colour: event.target.value }));
   byId("fit").addEventListener("change", (event) => show({ fit: event.target.checked }));
