@@ -7,19 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from milpverify.bounds.backward import Crown, FastLin
 from milpverify.polytope.page import Page, PageOptions, explore_page
 from milpverify.polytope.page_scene import Relaxation
-from milpverify.polytope.plot_style import LIGHT
+from milpverify.polytope.plot_style import DARK, LIGHT
 from milpverify.polytope.random_network import random_network
+from milpverify.tighten.lp import TriangleLP
 from tests.polytope.chromium import chromium, print_page, screenshot, visit
 
 EPS = (0.1, 0.2, 0.4)
 NET = random_network((2, 16, 16, 2), 27)  # both classes have a part of the inputs
-OPTIONS = PageOptions(
-    relaxations=(Relaxation("crown", Crown()), Relaxation("fastlin", FastLin())), title="A <page> & its test"
-)
+RELAXATIONS = (Relaxation("lp", TriangleLP(), Crown()), Relaxation("crown", Crown()), Relaxation("fastlin", FastLin()))
+OPTIONS = PageOptions(relaxations=RELAXATIONS, title="A <page> & its test")
 # Of everything that a reader can see: text, outlines, marks and pixels.
 LOOK = """
 const look = () => {
@@ -32,7 +33,6 @@ const look = () => {
     off: [...document.querySelectorAll("tbody tr.off")].map((row) => row.dataset.method),
     table: [...document.querySelectorAll("tbody tr")].map((row) => [...row.children].map((cell) => cell.textContent)),
     readout: document.getElementById("readout").textContent, address: location.hash,
-    paper: getComputedStyle(document.body).backgroundColor,
     width: [document.documentElement.scrollWidth, innerWidth],
   };
 };
@@ -103,8 +103,8 @@ def test_a_switch_takes_a_relaxation_away_and_brings_it_back(file: Path) -> None
     document.querySelector("#methods input[value=exact]").click(); await pause(); report.bare = look();
     """
     report = clean(visit(file, LOOK + script))
-    assert sorted(report["on"]["outlines"]) == ["crown", "exact", "fastlin"] and report["on"]["off"] == []
-    assert sorted(report["off"]["outlines"]) == ["exact", "fastlin"] and report["off"]["off"] == ["crown"]
+    assert sorted(report["on"]["outlines"]) == ["crown", "exact", "fastlin", "lp"] and report["on"]["off"] == []
+    assert sorted(report["off"]["outlines"]) == ["exact", "fastlin", "lp"] and report["off"]["off"] == ["crown"]
     assert "off=crown" in report["off"]["address"]
     assert report["back"]["outlines"] == report["on"]["outlines"]
     assert report["bare"]["canvases"][1] != report["on"]["canvases"][1]
@@ -177,22 +177,55 @@ def test_the_address_sets_the_state(file: Path) -> None:
     there = clean(visit(file, LOOK + script, fragment="#eps=0.2&off=crown,nothing&colour=active&fit=0"))["there"]
     assert there["eps"] == "0.2" and there["off"] == ["crown"]
     assert there["address"] == "#eps=0.2&off=crown,nothing&colour=active&fit=0"
+    assert there["width"][0] <= there["width"][1] == 1280
 
 
-def test_dark_paper_is_dark_and_light_is_light(file: Path, tmp_path: Path) -> None:
-    script = "report.there = look();"
-    papers = [clean(visit(file, LOOK + script, dark=dark))["there"]["paper"] for dark in (False, True)]
-    assert papers == ["rgb(255, 255, 255)", "rgb(20, 23, 28)"]
+def test_the_paper_is_dark_where_the_reader_asks_for_it(file: Path, tmp_path: Path) -> None:
     for dark in (False, True):
-        screenshot(file, tmp_path / f"{dark}.png", dark=dark)
-    light, night = ((tmp_path / f"{dark}.png").read_bytes() for dark in (False, True))
-    assert light[:4] == night[:4] == b"\x89PNG" and light != night
+        path = tmp_path / f"{dark}.png"
+        screenshot(file, path, dark=dark)
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        paper = [int(DARK.paper[at : at + 2], 16) for at in (1, 3, 5)] if dark else [255, 255, 255]
+        assert pixels.shape == (800, 1280, 3) and (pixels[0, 0] == paper).all()
+        assert (pixels == paper).all(axis=2).mean() > 0.4  # not only the corner
+        assert (np.abs(pixels.astype(int) - paper).max(axis=2) > 60).mean() > 0.05  # and something is on it
 
 
-@pytest.mark.parametrize("size", ["1280,800", "500,900"])
-def test_nothing_is_wider_than_the_window(file: Path, size: str) -> None:
-    there = clean(visit(file, LOOK + "report.there = look();", size=size))["there"]
-    assert there["width"][0] <= there["width"][1] == int(size.split(",")[0])
+def test_a_neuron_pointed_at_shows_where_it_folds(page: Page, file: Path) -> None:
+    script = """
+    report.folds = [];
+    for (const row of document.querySelectorAll(".gap")) {
+      row.dispatchEvent(new PointerEvent("pointerenter"));
+      await pause();
+      const { entry, at } = state.neuron, lines = at < 0 ? [] : fold(scene(), at).input;
+      report.folds.push({ neuron: entry.neuron, lines, drawn: look().folds, told: look().readout });
+      row.dispatchEvent(new PointerEvent("pointerleave"));
+    }
+    await pause();
+    report.gone = look().folds;
+    """
+    report = clean(visit(file, LOOK + script, fragment="#eps=0.4"))
+    shown, regions = 0, page.scenes[-1].regions
+    inside = regions.input_slice.sample(np.random.default_rng(0), 4000)
+    for found in report["folds"]:
+        layer, index = found["neuron"]
+        on = (NET.activations(inside)[0][layer - 1][:, index] > 0).mean()
+        ends = np.reshape(found["lines"], (-1, 2))
+        assert NET.activations(ends)[0][layer - 1][:, index] == pytest.approx(np.zeros(len(ends)), abs=1e-5)
+        assert (len(ends) > 0) == (0 < on < 1)
+        if len(ends):
+            shown += 1
+            assert len(found["drawn"]) == 2 and all(text.startswith("M") for text in found["drawn"])
+            told = float(found["told"].split("onin ")[1].split("\u202f%")[0])
+            assert told == pytest.approx(100 * on, abs=4)
+        else:
+            assert "never switches" in found["told"]
+    assert shown >= 3 and report["gone"] == []
+
+
+def test_nothing_is_wider_than_a_phones_window(file: Path) -> None:
+    there = clean(visit(file, LOOK + "report.there = look();", size="500,900"))["there"]
+    assert there["width"][0] <= there["width"][1] == 500  # the narrowest that a headless Chromium opens
 
 
 def test_the_page_prints_on_two_sheets_at_most(file: Path, tmp_path: Path) -> None:
