@@ -81,6 +81,7 @@ def _run(page: Path, fragment: str, *options: str) -> subprocess.CompletedProces
     profile = page.parent / "profile"
     # The sandbox needs rights that containers lack, and root may not have one at all; the page is our own.
     always = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr",
+              "--no-first-run", "--disable-extensions", "--disable-background-networking",
               "--virtual-time-budget=20000", f"--user-data-dir={profile}", "--force-device-scale-factor=1")  # fmt: skip
     return subprocess.run(
         [chromium(), *always, *options, f"{page.as_uri()}{fragment}"],

@@ -64,10 +64,10 @@ def page() -> Page:
     return explore_page(NET, [0.25, -0.5], EPS, OPTIONS)
 
 
-@pytest.fixture
-def file(page: Page, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def file(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page as a file."""
-    path = tmp_path / "page.html"
+    path = tmp_path_factory.mktemp("page") / "page.html"
     path.write_text(page.html, encoding="utf-8")
     return path
 

@@ -43,7 +43,8 @@ class Plane {
     this.zoomed = false;
     this.cursor = null;
     this.sharpness = null;
-    new ResizeObserver(() => this.resize()).observe(this.stage);
+    this.measure();
+    new ResizeObserver(() => { if (this.measure()) this.draw(); }).observe(this.stage);
     this.listen();
   }
 
@@ -60,10 +61,11 @@ class Plane {
     if (!this.zoomed) this.view = box;
   }
 
-  resize() {
-    this.width = this.stage.clientWidth;
-    this.height = this.stage.clientHeight;
-    this.draw();
+  // Whether the stage has another size than before.
+  measure() {
+    const { clientWidth, clientHeight } = this.stage, before = [this.width, this.height];
+    [this.width, this.height] = [clientWidth, clientHeight];
+    return before[0] !== clientWidth || before[1] !== clientHeight;
   }
 
   px(x) { return MARGIN.left + ((x - this.view[0]) / (this.view[1] - this.view[0])) * (this.width - MARGIN.left - MARGIN.right); }
