@@ -228,6 +228,25 @@ def test_nothing_is_wider_than_a_phones_window(file: Path) -> None:
     assert there["width"][0] <= there["width"][1] == 500  # the narrowest that a headless Chromium opens
 
 
+def test_paper_gets_every_region_as_a_drawing_in_the_colours_of_paper(page: Page, file: Path) -> None:
+    script = """
+    const drawn = () => ["input", "output"].map((side) => planes[side].layers.regions.children.length);
+    report.before = drawn();
+    window.dispatchEvent(new Event("beforeprint"));
+    report.paper = drawn();
+    report.fills = new Set([...planes.input.layers.regions.children].map((path) => path.style.fill)).size;
+    window.dispatchEvent(new Event("afterprint"));
+    report.after = drawn();
+    """
+    report = clean(visit(file, LOOK + script, fragment="#eps=0.4&colour=class", dark=True))
+    scene = page.data["scenes"][-1]
+    shared = [part[0] for part in scene["parts"]]
+    fills = len(scene["faces"]) - len({*shared}) + len(shared)
+    assert report["paper"] == [fills + 1, fills + 1]  # and one path of all edges
+    assert report["fills"] == 3  # two classes, and the edges' none
+    assert report["before"] == report["after"] == [0, 0]
+
+
 def test_the_page_prints_on_two_sheets_at_most(file: Path, tmp_path: Path) -> None:
     print_page(file, tmp_path / "page.pdf")
     printed = (tmp_path / "page.pdf").read_bytes()

@@ -12,16 +12,6 @@ function make(tag, attributes = {}, ...children) {
   return made;
 }
 
-function colourOf(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-}
-
-// A colour between two of the form #rrggbb.
-function mix(a, b, share) {
-  const part = (text, i) => parseInt(text.slice(1 + 2 * i, 3 + 2 * i), 16);
-  return `rgb(${[0, 1, 2].map((i) => Math.round(part(a, i) + share * (part(b, i) - part(a, i)))).join(" ")})`;
-}
-
 // --- the scene: polygons of the faces, in both planes -----------------------------------------------------------
 
 function unpack(scene) {
@@ -77,40 +67,26 @@ const scene = () => unpack(data.scenes[state.scene]);
 const shown = (name) => !state.off.has(name);
 const planes = {};
 
-function paint(plane, context) {
+function paint(plane) {
   const side = plane === planes.input ? "input" : "output", now = scene();
-  const classes = data.classes.map((_, i) => colourOf(`--class-${i % data.palette}`));
-  const ramp = [colourOf("--ramp-low"), colourOf("--ramp-high")], actives = data.pieces.map((piece) => piece.active);
-  const least = Math.min(...actives), most = Math.max(...actives);
-  const fill = (ring, colour) => {
-    context.beginPath();
-    plane.trace(context, ring);
-    context.fillStyle = colour;
-    context.fill();
-  };
   if (side === "input" || shown("exact")) {
-    if (now.faces.length < now.regions) { // what is left out is grey, not blank
-      context.beginPath();
-      for (const ring of side === "input" ? [now.polygon] : now.outlines.exact) plane.trace(context, ring);
-      context.fillStyle = colourOf("--left-out");
-      context.fill("evenodd");
-    }
-    context.lineJoin = "round";
+    // What is left out is grey, not blank.
+    if (now.faces.length < now.regions) plane.fill(side === "input" ? [now.polygon] : now.outlines.exact, "--left-out");
+    const actives = data.pieces.map((piece) => piece.active), least = Math.min(...actives), most = Math.max(...actives);
     for (const face of now.faces) {
       if (state.colour === "active") {
-        const share = (data.pieces[face.piece].active - least) / (most - least || 1);
-        fill(face[side], mix(ramp[0], ramp[1], share));
-      } else if (face.label >= 0) fill(face[side], classes[face.label]);
-      else for (const part of face.parts) fill(part[side], classes[part.label]);
+        plane.fill([face[side]], "--ramp-low", "--ramp-high", (data.pieces[face.piece].active - least) / (most - least || 1));
+      } else if (face.label >= 0) plane.fill([face[side]], fillOf(face.label));
+      else for (const part of face.parts) plane.fill([part[side]], fillOf(part.label));
     }
-    context.beginPath();
-    for (const face of now.faces) plane.trace(context, face[side]);
-    context.strokeStyle = colourOf("--edge");
-    context.lineWidth = Math.max(0.25, Math.min(0.9, 30 / Math.sqrt(now.faces.length + 1)));
-    context.stroke();
+    plane.edges(now.faces.map((face) => face[side]), Math.max(0.25, Math.min(0.9, 30 / Math.sqrt(now.faces.length + 1))));
   }
   outlines(plane, side, now);
   marks(plane, side, now);
+}
+
+function fillOf(label) {
+  return `--class-${label % data.palette}`;
 }
 
 function outlines(plane, side, now) {
@@ -143,6 +119,7 @@ function marks(plane, side, now) {
 }
 
 function repaint() {
+  colours.clear();
   for (const plane of Object.values(planes)) plane.draw();
 }
 
@@ -187,7 +164,7 @@ function probe(side, point, keep) {
 // --- what stands beside the planes ------------------------------------------------------------------------------
 
 function chip(label) {
-  return make("span", { class: "chip", style: `background: var(--class-${label % data.palette})` });
+  return make("span", { class: "chip", style: `background: var(${fillOf(label)})` });
 }
 
 function aboutNeuron({ entry, at }, now) {
@@ -370,12 +347,10 @@ function start() {
   byId("honesty").textContent = data.honesty;
   window.addEventListener("hashchange", () => { fromAddress(); render(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
-  // On paper the style sheet is light and the canvas sharper.
-  const print = (on) => {
-    for (const plane of Object.values(planes)) plane.sharpness = on ? 3 : null;
+  const print = (onPaper) => {
+    for (const plane of Object.values(planes)) plane.onPaper = onPaper;
     repaint();
   };
-  matchMedia("print").addEventListener("change", (query) => print(query.matches));
   window.addEventListener("beforeprint", () => print(true));
   window.addEventListener("afterprint", () => print(false));
   fromAddress();

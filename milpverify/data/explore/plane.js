@@ -1,4 +1,5 @@
-// A plane of numbers: regions on a canvas, for there are thousands; axes, outlines and marks in SVG above it.
+// A plane of numbers: regions on a canvas, for there are thousands; axes, outlines and marks in SVG above it. On paper
+// the regions are SVG too: sharp, in the colours of paper, and of whatever shape the sheet gives the stage.
 
 const MARGIN = { left: 60, right: 8, top: 6, bottom: 34 };
 const MOST_ZOOM = 1e5;
@@ -6,6 +7,21 @@ const MOST_ZOOM = 1e5;
 function niceStep(span, most) {
   const raw = span / most, power = 10 ** Math.floor(Math.log10(raw));
   return power * [1, 2, 5, 10].find((m) => m * power >= raw);
+}
+
+// Values of CSS variables, looked up once a drawing: asking the browser for each of thousands takes long.
+const colours = new Map();
+
+function colourOf(name) {
+  if (!colours.has(name)) colours.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  return colours.get(name);
+}
+
+// A colour between two of the form #rrggbb.
+function mix(a, b, share) {
+  if (share === 1) return b;
+  const part = (text, i) => parseInt(text.slice(1 + 2 * i, 3 + 2 * i), 16);
+  return `rgb(${[0, 1, 2].map((i) => Math.round(part(a, i) + share * (part(b, i) - part(a, i)))).join(" ")})`;
 }
 
 function number(value, digits = 4) {
@@ -28,7 +44,8 @@ function inside(ring, x, y) {
 }
 
 class Plane {
-  // `paint(plane, canvasContext)` draws the regions; `probed(point, keep)` hears where the reader points.
+  // `paint(plane)` fills polygons by `plane.fill` and draws into the layers; `probed(point, keep)` hears where the
+  // reader points.
   constructor(figure, names, paint, probed) {
     this.stage = figure.querySelector(".stage");
     this.canvas = figure.querySelector("canvas");
@@ -36,13 +53,14 @@ class Plane {
     this.names = names;
     this.paint = paint;
     this.probed = probed;
-    this.layers = {};
-    for (const name of ["axes", "outlines", "marks"]) this.layers[name] = this.svg.appendChild(this.element("g"));
+    this.layers = { axes: this.svg.appendChild(this.element("g")) };
+    this.inner = this.svg.appendChild(this.element("svg", { overflow: "hidden" })); // what stays within the axes
+    for (const name of ["regions", "outlines", "marks"]) this.layers[name] = this.inner.appendChild(this.element("g"));
     this.home = [0, 1, 0, 1];
     this.view = this.home;
     this.zoomed = false;
     this.cursor = null;
-    this.sharpness = null;
+    this.onPaper = false;
     this.measure();
     new ResizeObserver(() => { if (this.measure()) this.draw(); }).observe(this.stage);
     this.listen();
@@ -78,17 +96,46 @@ class Plane {
 
   draw() {
     if (!this.width) return;
-    const sharpness = this.sharpness || window.devicePixelRatio || 1;
+    const sharpness = window.devicePixelRatio || 1;
+    const [x, y, width, height] = [MARGIN.left, MARGIN.top, this.width - MARGIN.left - MARGIN.right, this.height - MARGIN.top - MARGIN.bottom];
     this.canvas.width = Math.round(this.width * sharpness);
     this.canvas.height = Math.round(this.height * sharpness);
-    const context = this.canvas.getContext("2d");
-    context.setTransform(sharpness, 0, 0, sharpness, 0, 0);
-    context.beginPath();
-    context.rect(MARGIN.left, MARGIN.top, this.width - MARGIN.left - MARGIN.right, this.height - MARGIN.top - MARGIN.bottom);
-    context.clip();
+    this.context = this.canvas.getContext("2d");
+    this.context.setTransform(sharpness, 0, 0, sharpness, 0, 0);
+    this.context.beginPath();
+    this.context.rect(x, y, width, height);
+    this.context.clip();
     this.svg.setAttribute("viewBox", `0 0 ${this.width} ${this.height}`);
+    for (const [key, value] of Object.entries({ x, y, width, height, viewBox: `${x} ${y} ${width} ${height}` })) this.inner.setAttribute(key, value);
+    this.layers.regions.replaceChildren();
     this.drawAxes();
-    this.paint(this, context);
+    this.paint(this);
+  }
+
+  // A share between two CSS variables that hold #rrggbb; holes of the rings stay open.
+  fill(rings, low, high = low, share = 1) {
+    if (this.onPaper) {
+      const style = `fill: color-mix(in srgb, var(${high}) ${(100 * share).toFixed(1)}%, var(${low}))`;
+      this.layers.regions.append(this.element("path", { style, "fill-rule": "evenodd", d: this.path(rings) }));
+      return;
+    }
+    this.context.beginPath();
+    for (const ring of rings) this.trace(ring);
+    this.context.fillStyle = mix(colourOf(low), colourOf(high), share);
+    this.context.fill("evenodd");
+  }
+
+  edges(rings, width) {
+    if (this.onPaper) {
+      this.layers.regions.append(this.element("path", { class: "edges", "stroke-width": width, d: this.path(rings) }));
+      return;
+    }
+    this.context.beginPath();
+    for (const ring of rings) this.trace(ring);
+    this.context.lineJoin = "round";
+    this.context.strokeStyle = colourOf("--edge");
+    this.context.lineWidth = width;
+    this.context.stroke();
   }
 
   drawAxes() {
@@ -123,10 +170,10 @@ class Plane {
   }
 
   // The same on the canvas.
-  trace(context, ring) {
-    context.moveTo(this.px(ring[0]), this.py(ring[1]));
-    for (let i = 2; i < ring.length; i += 2) context.lineTo(this.px(ring[i]), this.py(ring[i + 1]));
-    context.closePath();
+  trace(ring) {
+    this.context.moveTo(this.px(ring[0]), this.py(ring[1]));
+    for (let i = 2; i < ring.length; i += 2) this.context.lineTo(this.px(ring[i]), this.py(ring[i + 1]));
+    this.context.closePath();
   }
 
   zoom(factor, px = (this.width + MARGIN.left) / 2, py = (this.height - MARGIN.bottom) / 2) {
