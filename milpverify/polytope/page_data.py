@@ -38,7 +38,7 @@ from milpverify.polytope.plot_style import LIGHT, OTHER, PENS, SOLID
 OPENING, FAR_OUT = 5.0, 30.0
 TABLE_NOTE = (
     "Area: of the set in this plane. Gap: how much farther than the exact set the outline reaches, over even "
-    "directions. Seconds: all directions, hidden bounds included."
+    "directions. Seconds: all directions, hidden bounds included. "
 )
 HONESTY = (
     "Linear regions are exact up to rounding in float64. Each outline is the polygon of what the method proves in the "
@@ -74,14 +74,14 @@ def page_data(
     drawn.reverse()
     hidden, y = net.activations(x)
     home = np.concatenate([np.zeros(0, dtype=bool), *(zhat > 0 for zhat in hidden)])
-    several = any({face[1] for face in scene["faces"]} != {drawn[0]["faces"][0][1]} for scene in drawn)
+    labels = {face[1] for scene in drawn for face in scene["faces"]}
     start = max((i for i, scene in enumerate(scenes) if _best_ratio(scene) <= OPENING), default=0)
     return {
         "labels": _labels([scene.eps for scene in scenes]),
         "methods": [_line(name) for name in ("exact", *scenes[0].outlines)],
         "start": start,
         "off": [row.method for row in scenes[start].numbers if row.ratio is not None and row.ratio > FAR_OUT],
-        "colour": "class" if several else "active",
+        "colour": "class" if len(labels) > 1 or -1 in labels else "active",
         "inputs": [indexed("x", i) for i in vary],
         "outputs": [indexed("y", i) for i in outputs],
         "centre": x[list(vary)].tolist(),
@@ -90,10 +90,19 @@ def page_data(
         "palette": len(LIGHT.classes),
         "relus": net.n_neurons,
         **pieces.to_dict(net, home),
-        "table_note": TABLE_NOTE,
+        "table_note": TABLE_NOTE + _hidden_note(scenes),
         "honesty": HONESTY,
         "scenes": drawn,
     }
+
+
+def _hidden_note(scenes: tuple[Scene, ...]) -> str:
+    """Whose bounds of hidden neurons each relaxation stands on, and whether a solver is trusted."""
+    others = [(drawn.name, drawn.hidden) for drawn in scenes[0].relaxations if drawn.hidden is not None]
+    over = "".join(f"; for {LIGHT.label(name)} by {LIGHT.label(hidden.name)}" for name, hidden in others)
+    trusted = sorted({name for scene in scenes for name, found in scene.outlines.items() if found.solver_trusted})
+    word = f" On a solver\u2019s word: {', '.join(map(LIGHT.label, trusted))}." if trusted else ""
+    return f"Each method bounds the hidden neurons by itself{over}.{word}"
 
 
 def _best_ratio(scene: Scene) -> float:

@@ -68,6 +68,7 @@ class Scene:
         eps: The radius.
         regions: The exact linear regions.
         image: What they are mapped to in the plane.
+        relaxations: What was outlined.
         outlines: By name of the relaxation.
         numbers: The table, the exact set first.
         row: The row of outputs whose gap is attributed, shape (n_outputs,).
@@ -77,6 +78,7 @@ class Scene:
     eps: float
     regions: LinearRegions
     image: Image
+    relaxations: tuple[Relaxation, ...]
     outlines: dict[str, Outline]
     numbers: tuple[Numbers, ...]
     row: np.ndarray
@@ -117,7 +119,7 @@ class SceneMaker:
             for drawn in self.relaxations
         }
         numbers = _numbers(outlines, image, seconds)
-        return Scene(eps, regions, image, outlines, numbers, self.row, self._attribution(region))
+        return Scene(eps, regions, image, self.relaxations, outlines, numbers, self.row, self._attribution(region))
 
     def _attribution(self, region: Box) -> Attribution | None:
         for drawn in self.relaxations:

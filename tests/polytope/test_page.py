@@ -241,6 +241,12 @@ def test_every_relaxation_has_the_pen_of_the_figures(page: Page) -> None:
     ]
 
 
+def test_the_page_says_whose_hidden_bounds_a_relaxation_stands_on(page: Page) -> None:
+    assert page.data["table_note"].endswith("by itself; for triangle LP by CROWN.")
+    alone = explore_page(NET, X, (0.1,), PageOptions(relaxations=FEW[1:]))
+    assert alone.data["table_note"].endswith("Each method bounds the hidden neurons by itself.")
+
+
 def test_radii_are_sorted_and_named_apart() -> None:
     page = explore_page(NET, X, (0.2, 0.1, 0.1, 0.1 + 1e-9), PageOptions(relaxations=FEW[1:]))
     assert [scene.eps for scene in page.scenes] == [0.1, 0.1 + 1e-9, 0.2]
