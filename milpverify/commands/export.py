@@ -27,7 +27,8 @@ which gives the triangle LP. A property with several input regions gives one fil
 
 Names count layers from 1 and all else from 0. Columns: x3 an input; z2_7 the output of ReLU 7 of layer 2, and a2_7 its
 binary (1: active); slack the objective, where it is not one expression; pick which disjunct it belongs to. Rows: above,
-active and inactive hold z at max(0, .); row the slack. ReLUs that the bounds decide are folded away.
+active and inactive hold z at max(0, .); row the slack. ReLUs that the bounds decide are folded away. With --8bit or
+--grid STEPS, integer columns k3 stand for the inputs x3 = k3/STEPS.
 
 examples:
   milpverify export net.onnx prop.vnnlib model.mps
@@ -78,7 +79,7 @@ def run_export(args: argparse.Namespace) -> int:
         print_answer(args, question, ANSWERED, {"programs": written})
         return ANSWERED
     for entry in written:
-        screen.say("{path}: {columns} columns ({integers} binary), {rows} rows, {nonzeros} nonzeros".format(**entry))
+        screen.say("{path}: {columns} columns ({integers} integer), {rows} rows, {nonzeros} nonzeros".format(**entry))
     screen.say(f"built in {time.monotonic() - question.began:.2f} s; not solved")
     return ANSWERED
 

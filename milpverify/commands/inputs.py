@@ -102,7 +102,13 @@ def read_point(args: argparse.Namespace, path: str) -> tuple[Network, Point]:
 def described(args: argparse.Namespace, point: Point) -> dict[str, Any]:
     """The options about the input and its ball, and the label, JSON-ready."""
     names = ("key", "index", "norm", "clip", "mean", "std", "eps_space", "targets")
-    return {"input": str(args.input), **{name: getattr(args, name) for name in names}, **point.to_dict()}
+    given = {name: getattr(args, name) for name in names}
+    return {"input": str(args.input), **given, **described_grid(args), **point.to_dict()}
+
+
+def described_grid(args: argparse.Namespace) -> dict[str, Any]:
+    """`grid`: its steps; nothing where every input counts."""
+    return {} if args.grid is None else {"grid": args.grid}
 
 
 def read_input(path: Path, n_inputs: int, key: str | None = None, index: int | None = None) -> np.ndarray:
@@ -177,6 +183,8 @@ def _normalised(args: argparse.Namespace, net: Network, x: np.ndarray) -> tuple[
             "--mean, --std and --eps-space go together: is eps in units of the raw pixels, or of the normalised input? "
             "Give all three."
         )
+    if args.grid is not None and args.eps_space == "input":
+        raise OptionError("--grid: k/STEPS are raw pixels, not normalised inputs. Give --eps-space pixel.")
     from milpverify.network.normalise import fold_normalisation
 
     mean, std = (np.array(v) if len(v) > 1 else np.array(v[0]) for v in (args.mean, args.std))

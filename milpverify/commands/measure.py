@@ -40,7 +40,8 @@ examples:
 
 EPSILON = """\
 The exact minimum epsilon: the distance from the input to the nearest one that is classified wrongly. The answer is a
-bracket [proved, witnessed]. Without --clip, --eps-max says where to stop looking. Norms: linf and l1.
+bracket [proved, witnessed]. Without --clip, --eps-max says where to stop looking. Norms: linf and l1. With --8bit, the
+least distance in linf of an 8-bit image, a whole number of steps of 1/255.
 
 examples:
   milpverify epsilon net.onnx --input x.npy --label 3 --clip 0 1
@@ -125,7 +126,7 @@ def _conclude(screen: Screen, question: Question, slack: LeastSlack) -> None:
 def run_epsilon(args: argparse.Namespace) -> int:
     """Answer and show."""
     from milpverify.commands.inputs import described, read_point
-    from milpverify.commands.options import ball_class
+    from milpverify.commands.options import ball_class, chosen_grid
     from milpverify.commands.question import Question, names
     from milpverify.commands.session import is_closed, respond
     from milpverify.tasks.epsilon import minimum_epsilon
@@ -148,6 +149,7 @@ def run_epsilon(args: argparse.Namespace) -> int:
         targets=args.targets,
         as_largest=args.as_largest,
         eps_max=args.eps_max,
+        grid=chosen_grid(args),
         method=_radius(args),
     )
     return respond(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from milpverify.search.checkpoint import Checkpoint
     from milpverify.search.milp import MILP
     from milpverify.search.question import Search
-    from milpverify.spec.regions import L1Ball, L2Ball, LinfBall
+    from milpverify.spec.regions import Grid, L1Ball, L2Ball, LinfBall
 
 # Every bound method, roughly from the loosest to the exact one, with the line that `bounds --help` says about it.
 BOUND_METHODS = {
@@ -121,12 +121,24 @@ def add_region_options(
         )
     group.add_argument("--norm", choices=NORM_NAMES, default="linf", help="norm of the ball (default: linf)")
     group.add_argument("--clip", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of valid inputs, e.g. 0 1")
+    add_grid_options(group)
     group.add_argument("--mean", type=numbers, metavar="M,..", help="the network reads (input - mean) / std")
     group.add_argument("--std", type=numbers, metavar="S,..", help="the standard deviation that goes with --mean")
     group.add_argument(
         "--eps-space",
         choices=("pixel", "input"),
         help="with --mean and --std: is eps in units of the raw pixels, or of the normalised input the network reads?",
+    )
+
+
+def add_grid_options(group: argparse._ActionsContainer) -> None:
+    """--grid and --8bit."""
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--grid", type=grid_steps, metavar="STEPS", help="only inputs k/STEPS with integer k count; of a PROP file too"
+    )
+    either.add_argument(
+        "--8bit", dest="grid", action="store_const", const=255, help="8-bit images: the same as --grid 255"
     )
 
 
@@ -307,6 +319,22 @@ def seed(text: str) -> int:
     if not text.strip().isdecimal() or int(text) >= 2**31:
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**31 - 1}, got '{text}'")
     return int(text)
+
+
+def grid_steps(text: str) -> int:
+    """The steps of a grid."""
+    if not text.strip().isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 65535, got '{text}'")
+    return int(text)
+
+
+def chosen_grid(args: argparse.Namespace) -> Grid | None:
+    """The grid that the options ask for."""
+    if args.grid is None:
+        return None
+    from milpverify.spec.regions import Grid
+
+    return Grid(args.grid)
 
 
 def positive_count(text: str) -> int:

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 from milpverify.commands.options import (
     Commands,
     add_command,
+    add_grid_options,
     add_network_options,
     add_region_options,
     add_time_option,
+    chosen_grid,
 )
 from milpverify.errors import OptionError
 
 if TYPE_CHECKING:
     from milpverify.commands.question import Question
+    from milpverify.proof.certificate import Certificate
     from milpverify.proof.evidence import Proof, Verdict
     from milpverify.proof.exact import CheckResult
     from milpverify.tasks.certify import Certified
@@ -28,6 +31,9 @@ CHECK = """\
 Check a proof against the network and the property it is said to be about. The checker evaluates every bound anew, in
 exact integers; it shares nothing with the search, and reads network and property from your files, never from the
 proof. docs/proofs.md has the theorem and the format.
+
+A proof that was made for 8-bit images, or another grid, says so and is checked for that claim only: give --8bit, or
+--grid STEPS.
 
 With --standalone the second checker runs: one file of Python's standard library that can be copied anywhere
 (python checker.py PROOF NET PROP). It reads chains of affine maps, convolutions and ReLUs, and takes longer.
@@ -69,6 +75,7 @@ def register(commands: Commands) -> None:
     add_semantics_option(group, "real")
     parser = add_command(commands, "check", "PROOF NET PROP", "is this proof valid?", CHECK, run_check)
     _add_threshold_option(parser, "must be proved to exceed")
+    add_grid_options(parser)
     parser.add_argument("--standalone", action="store_true", help="by the checker of the standard library alone")
 
 
@@ -137,7 +144,8 @@ def run_check(args: argparse.Namespace) -> int:
 
         if args.json:
             raise OptionError("check: --standalone prints words only. Drop --json.")
-        return int(main([*files, f"--threshold={args.threshold}"]))  # "-1/2" alone looks like an option
+        grid = [] if args.grid is None else [f"--grid={args.grid}"]
+        return int(main([*files, f"--threshold={args.threshold}", *grid]))  # "-1/2" alone looks like an option
     return _check_exactly(args, files)
 
 
@@ -153,18 +161,19 @@ def _check_exactly(args: argparse.Namespace, files: list[str]) -> int:
 
     certificate = read_certificate(files[0])
     net = from_onnx(files[1])
-    prop = read_property(files[2], net)
+    prop = read_property(files[2], net, chosen_grid(args))
     result = check_exact(certificate, net, prop, args.threshold)
     status = 0 if result.accepted else 1
     if args.json:
         facts = {"network": network_facts(net, files[1]), "property": files[2], "proof": files[0]}
-        facts["result"] = _facts(result, args.threshold, certificate.semantics)
+        facts["result"] = _facts(result, args.threshold, certificate)
         print_json(envelope("check", facts, status, result.seconds))
         return status
     screen = screen_for(args)
     if result.accepted:
         what = "no input reaches the unsafe set" if not args.threshold else f"every slack exceeds {args.threshold}"
-        screen.say(f"accepted: {what}, {SEMANTICS_MEAN[certificate.semantics]}", Tone.GOOD)
+        where = f", of inputs k/{certificate.grid} only" if certificate.grid else ""
+        screen.say(f"accepted: {what}, {SEMANTICS_MEAN[certificate.semantics]}{where}", Tone.GOOD)
         screen.say(
             f"  {result.n_cases} cases, {result.n_contexts} boxes, {result.n_leaves} leaves, in exact integers of "
             f"{certificate.bits} fraction bits; {result.seconds:.2f} s"
@@ -174,11 +183,12 @@ def _check_exactly(args: argparse.Namespace, files: list[str]) -> int:
     return status
 
 
-def _facts(result: CheckResult, threshold: Fraction, semantics: str) -> dict[str, Any]:
+def _facts(result: CheckResult, threshold: Fraction, certificate: Certificate) -> dict[str, Any]:
     return {
         "accepted": result.accepted,
         "reason": result.reason or None,
-        "semantics": semantics,
+        "semantics": certificate.semantics,
+        **({"grid": certificate.grid} if certificate.grid else {}),
         "checker": "exact",
         "threshold": str(threshold),
         "cases": result.n_cases,

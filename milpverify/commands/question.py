@@ -7,12 +7,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from milpverify.commands.inputs import Point, described, read_network, read_point
-from milpverify.commands.options import ball_class
+from milpverify.commands.inputs import Point, described, described_grid, read_network, read_point
+from milpverify.commands.options import ball_class, chosen_grid
 from milpverify.errors import OptionError, PropertyError
 from milpverify.network.graph import Network
 from milpverify.spec.property import Property, robustness
-from milpverify.spec.regions import Region
+from milpverify.spec.regions import Grid, Region
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ def ask(args: argparse.Namespace, files: list[str], *, classes: bool = True) -> 
     if args.eps is None:
         raise OptionError(f"{args.command}: --input needs --eps, the radius of the ball around it.")
     net, point = read_point(args, files[0])
-    region = ball_class(args.norm)(point.x, args.eps, clip=point.clip)
+    region = ball_class(args.norm)(point.x, args.eps, clip=point.clip, grid=chosen_grid(args))
     several = net.n_outputs > 1
     if classes and not several:
         raise PropertyError(f"{args.command}: a network with one output has no classes. Give a property file PROP.")
@@ -98,21 +98,22 @@ def ask(args: argparse.Namespace, files: list[str], *, classes: bool = True) -> 
     return Question(net, files[0], args.began, prop, region, point, {"eps": args.eps, **described(args, point)})
 
 
-def read_property(path: str, net: Network) -> Property:
-    """A property: .json as `Property.save` writes it, else VNN-LIB.
+def read_property(path: str, net: Network, grid: Grid | None = None) -> Property:
+    """A property: .json as `Property.save` writes it, else VNN-LIB; of a grid's points only, where one is given.
 
     Raises:
         PropertyError: If it cannot be read or does not fit the network.
+        RegionError: If a region has no point of the grid, or another grid.
     """
     from milpverify.spec.property import load_property
     from milpverify.spec.vnnlib import read_vnnlib
     from milpverify.tasks.prepare import check_fit
 
     if not path.endswith(".json"):
-        return read_vnnlib(path, net)
+        return read_vnnlib(path, net, grid)
     prop = load_property(path)
     check_fit("load_property", net, prop)
-    return prop
+    return prop if grid is None else prop.on_grid(grid)
 
 
 def _about_property(args: argparse.Namespace, files: list[str]) -> Question:
@@ -127,7 +128,8 @@ def _about_property(args: argparse.Namespace, files: list[str]) -> Question:
             f"{args.command}: {files[1]} states the region and the outputs. Drop it, or drop {', '.join(given)}."
         )
     net = read_network(args, files[0])
-    prop = read_property(files[1], net)
+    prop = read_property(files[1], net, chosen_grid(args))
     regions = {id(case.region): case.region for case in prop.cases}
     region = next(iter(regions.values())) if len(regions) == 1 else None
-    return Question(net, files[0], args.began, prop, region, None, {"property": files[1], "cases": len(prop.cases)})
+    facts = {"property": files[1], "cases": len(prop.cases), **described_grid(args)}
+    return Question(net, files[0], args.began, prop, region, None, facts)

@@ -209,7 +209,7 @@ def _clean_witness(question: Question) -> Violated | None:
 
 def run_detect(args: argparse.Namespace) -> int:
     """Answer and show."""
-    from milpverify.commands.options import ball_class
+    from milpverify.commands.options import ball_class, chosen_grid
     from milpverify.commands.question import ask, names
     from milpverify.commands.session import respond
     from milpverify.proof.evidence import Unknown
@@ -219,11 +219,14 @@ def run_detect(args: argparse.Namespace) -> int:
     point = question.point
     assert point is not None
 
-    ball, method = ball_class(args.norm), verifier(args)
+    ball, grid, method = ball_class(args.norm), chosen_grid(args), verifier(args)
+    task = partial(
+        possibly_adversarial, question.net, point.x, args.eps, ball=ball, clip=point.clip, grid=grid, method=method
+    )
     return respond(
         args,
         question,
-        partial(possibly_adversarial, question.net, point.x, args.eps, ball=ball, clip=point.clip, method=method),
+        task,
         answered=lambda detection: not isinstance(detection.verdict, Unknown),
         to_json=lambda detection: detection.to_dict(),
         show=lambda screen, detection: _show_detection(screen, args.eps, detection),

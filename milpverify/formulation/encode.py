@@ -163,8 +163,8 @@ class Encoded:
 
     @property
     def _step(self) -> float:
-        """What an objective that `encode_slack` counts in steps of a grid is multiplied by to count in y; else 1."""
-        return float(self.frame.unit.max(initial=0.0)) if self.frame.integer else 1.0
+        """What the objective is multiplied by before its size is judged: on a grid it counts in a finer unit than y."""
+        return self.unit if self.frame.integer else 1.0
 
     def scale(self, bounds: Bounds) -> float:
         """The largest size of an input, a neuron or a coefficient, at least 1: what a solver's tolerance grows with.
@@ -373,11 +373,8 @@ def encode_slack(
         rows: Outputs that must all be small, at least one.
         d: Right-hand sides, shape (len(rows),).
         encoding: Defaults to `BigM()`.
-        unit: What the slack is counted in; see `objective_unit`. On a grid it is made finer by a step: the coefficients
-            of columns that count steps are as much smaller.
+        unit: What the slack is counted in; see `objective_unit`.
     """
-    if region.grid is not None:
-        unit *= 2.0 ** -math.ceil(math.log2(region.grid.steps))
     index, d = np.asarray(rows, dtype=int), np.asarray(d, dtype=np.float64)
     builder = ProgramBuilder(absorb_tiny=True)
     scaled = Scaled.of(condensed, region, index, unit)
@@ -397,13 +394,15 @@ def encode_slack(
     return Encoded(program, small, index, d, columns.x, columns.z, columns.a, none, scaled.frame, unit=unit)
 
 
-def objective_unit(condensed: Condensed, rows: np.ndarray) -> float:
+def objective_unit(condensed: Condensed, rows: np.ndarray, grid: Grid | None = None) -> float:
     """A power of 2 that lifts the largest coefficient of some outputs to about 1 where all are small.
 
-    A solver's tolerances are absolute: 1e-7 is nothing next to a margin of 1, and everything next to one of 1e-6.
+    With a grid it is finer by a step: the coefficients of columns that count steps are as much smaller. A solver's
+    tolerances are absolute: 1e-7 is nothing next to a margin of 1, and everything next to one of 1e-6.
     """
     largest = max((float(np.abs(op.rows(rows)).max(initial=0.0)) for _, op in condensed.net.output.blocks), default=0.0)
-    return 2.0 ** max(math.floor(math.log2(largest)), -300) if 0.0 < largest < 0.1 else 1.0
+    step = 1.0 if grid is None else 2.0 ** -math.ceil(math.log2(grid.steps))
+    return step * (2.0 ** max(math.floor(math.log2(largest)), -300) if 0.0 < largest < 0.1 else 1.0)
 
 
 def slack_rows(

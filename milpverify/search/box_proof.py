@@ -63,9 +63,7 @@ class BoxTree:
         sides: Where boxes begin and end if only the points of a grid count; the region's box then does so there.
     """
 
-    def __init__(
-        self, net: Network, cases: Sequence[Case], prover: BoxProver, sides: GridSides | None = None
-    ) -> None:
+    def __init__(self, net: Network, cases: Sequence[Case], prover: BoxProver, sides: GridSides | None = None) -> None:
         self._sides, self._grid = sides, None if sides is None else sides.grid
         self._net, self._rows, self._prover = net, Rows.of(cases, 0.0), prover
         self._bounder = BoxBounder(net, self._rows.C, self._rows.d)

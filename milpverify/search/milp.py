@@ -140,7 +140,7 @@ def case_program(stacked: StackedRows, region: Region, i: int, encoding: ReLUEnc
     from milpverify.formulation.encode import encode_slack, objective_unit
 
     member, small = stacked.members[i], stacked.condensed
-    return encode_slack(small, region, member, stacked.d[member], encoding, objective_unit(small, member))
+    return encode_slack(small, region, member, stacked.d[member], encoding, objective_unit(small, member, region.grid))
 
 
 @dataclass(frozen=True, eq=False)

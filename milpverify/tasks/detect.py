@@ -10,7 +10,7 @@ import numpy as np
 from milpverify.network.graph import Network
 from milpverify.proof.evidence import Holds, Verdict, Violated
 from milpverify.spec.property import robustness
-from milpverify.spec.regions import L1Ball, L2Ball, LinfBall
+from milpverify.spec.regions import Grid, L1Ball, L2Ball, LinfBall
 from milpverify.tasks.progress import OnProgress
 from milpverify.tasks.verify import Verifier, verify
 
@@ -48,6 +48,7 @@ def possibly_adversarial(
     *,
     ball: type[LinfBall] | type[L1Ball] | type[L2Ball] = LinfBall,
     clip: tuple[float, float] | None = None,
+    grid: Grid | None = None,
     time_limit_s: float | None = None,
     method: Verifier | None = None,
     on_progress: OnProgress | None = None,
@@ -64,6 +65,7 @@ def possibly_adversarial(
         eps: Radius, in units of the input.
         ball: The norm.
         clip: Range of valid inputs.
+        grid: Whose points alone are inputs; None where every point is.
         time_limit_s, method, on_progress: As in `verify`; what runs out of time is possible.
 
     Returns:
@@ -77,6 +79,6 @@ def possibly_adversarial(
     """
     point = net.flat(x)
     label = int(np.argmax(net.forward(point)))
-    prop = robustness(net, ball(point, eps, clip=clip), label)
+    prop = robustness(net, ball(point, eps, clip=clip, grid=grid), label)
     verdict = verify(net, prop, time_limit_s=time_limit_s, method=method, on_progress=on_progress)
     return Detection(label, not isinstance(verdict, Holds), isinstance(verdict, Violated), verdict)

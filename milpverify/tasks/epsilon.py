@@ -10,7 +10,7 @@ from milpverify.errors import OptionError, RegionError
 from milpverify.network.graph import Network
 from milpverify.proof.evidence import Bracket, Grade
 from milpverify.spec.property import Polyhedron, robustness
-from milpverify.spec.regions import L1Ball, L2Ball, LinfBall
+from milpverify.spec.regions import Grid, L1Ball, L2Ball, LinfBall
 from milpverify.tasks.nearest import by_programs, by_tree
 from milpverify.tasks.prepare import prepare
 from milpverify.tasks.progress import Clock, OnProgress
@@ -29,6 +29,7 @@ def minimum_epsilon(
     targets: tuple[int, ...] | None = None,
     as_largest: bool = False,
     eps_max: float | None = None,
+    grid: Grid | None = None,
     time_limit_s: float | None = None,
     method: Radius | None = None,
     on_progress: OnProgress | None = None,
@@ -48,6 +49,7 @@ def minimum_epsilon(
         as_largest: When a target counts: as soon as it is not below the label (False), or only where it is the largest
             output of all, ties included (True). Without `targets` both are the same.
         eps_max: No point farther than this is looked for; the reach of the clip when None. Without a clip it is needed.
+        grid: Whose points alone count, x among them; distances are then whole steps, in L-inf only.
         time_limit_s: Wall time; the bracket reached by then is returned.
         method: `Radius()` when None.
         on_progress: Called as the work goes on.
@@ -60,7 +62,8 @@ def minimum_epsilon(
     Raises:
         PropertyError: If label or targets do not fit the network.
         RegionError: If x lies outside the clip, or there is neither clip nor eps_max.
-        OptionError: If the ball is none of these, or an option is out of range.
+        OptionError: If the ball is none of these, an option is out of range, or a grid goes with another norm than
+            L-inf or with an x that is none of its points.
 
     Source:
         Tjeng, Xiao & Tedrake 2019, eq. 1 to 7 (minimum adversarial distortion), with the bounds refreshed as the
@@ -69,9 +72,16 @@ def minimum_epsilon(
     clock = Clock("minimum_epsilon", time_limit_s, on_progress)
     if ball not in (LinfBall, L1Ball, L2Ball):
         raise OptionError(f"minimum_epsilon: {ball!r} is no ball. Choose LinfBall, L2Ball or L1Ball.")
+    if grid is not None and ball is not LinfBall:
+        raise OptionError("minimum_epsilon: on a grid, distances are counted in L-inf. Leave out the norm or the grid.")
     point = net.flat(x)
     reach = _reach(ball, point, clip, eps_max)
     unsafe = _unsafe_sets(net, ball(point, 0.0, clip=clip), label, targets, as_largest)
+    if grid is not None:
+        from milpverify.tasks.grid_radius import grid_radius
+
+        within = LinfBall(point, reach, clip=clip)
+        return grid_radius(net, within, grid, unsafe, clock, method or Radius(), on_progress)
     state = RadiusState(net, ball(point, reach, clip=clip), unsafe, clock, method or Radius(), reach=reach)
     if state.offer(state.property_at(0.0), point) is None:
         with clock.interrupt:
