@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from milpverify.attack.method import Attack
+from milpverify.attack.pgd import Pgd
 from milpverify.errors import OptionError
 from milpverify.search.branch_and_bound import BranchAndBound
 from milpverify.search.milp import MILP
@@ -30,12 +32,14 @@ class Portfolio(Search):
         milp: The programs.
         first_turn_s: Seconds of the tree before the first program.
         most_unstable: Programs with more binaries than this get no turn, only the last word.
+        attack: On a grid, looks for violations between its points, which only programs and boxes can tell from its own.
     """
 
     tree: BranchAndBound = field(default_factory=BranchAndBound)
     milp: MILP = field(default_factory=MILP)
     first_turn_s: float = 30.0
     most_unstable: int = 300
+    attack: Attack = field(default_factory=lambda: Pgd(steps=20, restarts=4, rounds=1))
 
     def __post_init__(self) -> None:
         if not self.first_turn_s > 0 or self.most_unstable < 0:
@@ -44,6 +48,8 @@ class Portfolio(Search):
     def run(self, question: Question) -> Answer:
         told, turn = _told_before(question), self.first_turn_s
         question.record.keep("told", lambda: _told_arrays(told))
+        if question.region.grid is not None and not self.tree.boxes_share(question):
+            self._between_points(question, told)
         steps, boxes = self.tree.stepwise(question), self.tree.boxes_share(question) > 1.0
         while True:
             ends = time.monotonic() + turn
@@ -58,11 +64,34 @@ class Portfolio(Search):
                 self._programs(question, told, SHARE * turn)
             turn *= GROWTH
 
-    def _programs(self, question: Question, told: dict[int, CaseAnswer], turn: float) -> None:
-        """The MILP's turn: cases it answers are settled."""
+    def _between_points(self, question: Question, told: dict[int, CaseAnswer]) -> None:
+        """The MILP first, and without an end, for cases that are violated between the points of a grid.
+
+        Phases see real inputs only: their tree could never close such a case.
+        """
+        if question.gap is not None or question.answered:
+            return
+        lost = np.zeros(len(question.cases), dtype=bool)
+        cases = [replace(case, region=question.region.relaxed) for case in question.cases]
+        with question.interrupt.released():
+            open_ = question.open
+            found = self.attack.attack_all(
+                question.net, [cases[i] for i in open_], start=question.starts, stop=-np.inf,
+                time_limit_s=None if np.isinf(question.left_s) else SHARE * question.left_s,
+            )  # fmt: skip
+            lost[open_] = [result.found for result in found]
+        if lost.any():
+            self._programs(question, told, min(question.left_s, 1e9), leave=~lost)
+
+    def _programs(
+        self, question: Question, told: dict[int, CaseAnswer], turn: float, leave: np.ndarray | None = None
+    ) -> None:
+        """The MILP's turn: cases it answers are settled; it leaves some alone."""
         if question.answered:
             return
         part = _limited(question, turn)
+        if leave is not None:
+            part.settled |= leave
         answer = self.milp.run(part)
         question.best, question.best_x, question.best_case = part.best, part.best_x, part.best_case
         for i in question.open:
