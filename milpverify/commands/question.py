@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from milpverify.commands.inputs import Point, described, described_grid, read_network, read_point
+from milpverify.commands.inputs import Point, described, read_network, read_point
 from milpverify.commands.options import ball_class, chosen_grid
 from milpverify.errors import OptionError, PropertyError
 from milpverify.network.graph import Network
@@ -131,5 +131,8 @@ def _about_property(args: argparse.Namespace, files: list[str]) -> Question:
     prop = read_property(files[1], net, chosen_grid(args))
     regions = {id(case.region): case.region for case in prop.cases}
     region = next(iter(regions.values())) if len(regions) == 1 else None
-    facts = {"property": files[1], "cases": len(prop.cases), **described_grid(args)}
+    facts: dict[str, Any] = {"property": files[1], "cases": len(prop.cases)}
+    grids = [region.grid.steps for region in regions.values() if region.grid is not None]
+    if grids:
+        facts["grid"] = grids[0]
     return Question(net, files[0], args.began, prop, region, None, facts)

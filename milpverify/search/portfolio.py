@@ -15,6 +15,7 @@ from milpverify.search.milp import MILP
 from milpverify.search.question import Answer, CaseAnswer, Question, Search, answers_arrays, saved_answers
 
 GROWTH = 2.0  # of a turn from one to the next
+LOOK_S = 5.0  # for violations between the points of a grid, at most
 SHARE = 0.25  # of the time that the tree has had in its turn
 
 
@@ -77,7 +78,7 @@ class Portfolio(Search):
             open_ = question.open
             found = self.attack.attack_all(
                 question.net, [cases[i] for i in open_], start=question.starts, stop=-np.inf,
-                time_limit_s=None if np.isinf(question.left_s) else SHARE * question.left_s,
+                time_limit_s=min(LOOK_S, SHARE * question.left_s),
             )  # fmt: skip
             lost[open_] = [result.found for result in found]
         if lost.any():
