@@ -373,6 +373,55 @@ def change_rules(file: ProofFile, rng: Rng) -> None:
         layer["rule"] = str(rng.choice(["crown", "interval", "interval", "zonotope"], p=[0.4, 0.3, 0.28, 0.02]))
 
 
+def change_claims(file: ProofFile, rng: Rng) -> None:
+    """Claims about neurons of a layer, with any multipliers, more of them, fewer, or about other neurons."""
+    g = int(rng.integers(len(file.header["groups"])))
+    c = int(rng.integers(len(file.header["groups"][g]["contexts"])))
+    context, listed = file.header["groups"][g]["contexts"][c], file.listed[g][c]
+    if not listed:
+        return
+    layers = context.setdefault("layers", [{"rule": "crown"} for _ in listed])
+    for layer, own in zip(layers, listed, strict=True):  # so that a neuron that becomes stable leaves leaves empty
+        layer["unstable"] = layer.get("unstable", file.add(own, "u1"))
+    k = int(rng.integers(len(listed)))
+    claims = layers[k].setdefault("claims", [])
+    what = rng.integers(6)
+    if what == 0 and claims:
+        claims.remove(_pick(rng, claims))
+    elif what == 1 and claims:
+        rows = file.arrays[_pick(rng, claims)["row"]]
+        rows[int(rng.integers(len(rows)))] += int(rng.choice([-1, 1, len(listed[k]), -len(listed[k])]))
+    elif what == 2 and claims:
+        trees = _pick(rng, claims)
+        split = file.arrays[trees["split"]].tolist() if "split" in trees else [-1] * len(file.arrays[trees["row"]])
+        split[int(rng.integers(len(split)))] = int(rng.integers(-2, 4))
+        trees["split"] = file.add(split, "i4")
+    else:
+        claims.append(_new_claims(file, rng, len(listed[k]), int(sum(layer.sum() for layer in listed[:k]))))
+    if not claims:
+        del layers[k]["claims"]
+
+
+def _new_claims(file: ProofFile, rng: Rng, n: int, below: int) -> dict[str, Any]:
+    """Claims about a layer of n neurons that are of the form, over some unstable neurons below."""
+    rows = rng.integers(0, 2 * n, int(rng.integers(1, 2 * n + 1)))
+    split: list[int] = []
+    for _ in rows:
+        u = int(rng.integers(below)) if below else -1
+        split += [u, -1, -1] if u >= 0 and rng.random() < 0.5 else [-1]
+    leaves = split.count(-1)
+    claims: dict[str, Any] = {"row": file.add(rows, "i4"), "split": file.add(split, "i4")}
+    claims["alpha"] = file.add(rng.random((leaves, below)).round(int(rng.integers(3))), "f8")
+    if rng.random() < 0.7:
+        claims["beta"] = file.add(rng.normal(size=(leaves, below)) * 10.0 ** rng.integers(-3, 3), "f8")
+    if below and rng.random() < 0.4:
+        neuron = np.sort(rng.integers(0, below, int(rng.integers(1, 4))))
+        P = rng.normal(size=(len(neuron), file.n_inputs + below))
+        claims["planes"] = {"neuron": file.add(neuron, "i4"), "P": file.add(P, "f8")}
+        claims["theta"] = file.add(rng.random((leaves, len(neuron))), "f8")
+    return claims
+
+
 def change_unstable(file: ProofFile, rng: Rng) -> None:
     """An unstable neuron is listed no more, or a stable one is; trees and multipliers are changed to fit."""
     g = int(rng.integers(len(file.header["groups"])))
@@ -541,6 +590,7 @@ CHANGES: dict[str, Change] = {
     "precision": change_bits,
     "rules": change_rules,
     "unstable lists": change_unstable,
+    "claims": change_claims,
     "threshold": change_threshold,
     "header": change_header,
     "cases": change_cases,
@@ -556,5 +606,14 @@ BYTES: dict[str, Callable[[bytes, Rng], bytes]] = {
 }
 KINDS = ("none", *CHANGES, *BYTES, "several")
 # How often each is tried: arithmetic more often than reading.
-WEIGHTS = {"none": 1, "precision": 6, "several": 6, **dict.fromkeys(BYTES, 1), "shapes": 1, "threshold": 1, "cases": 2}
+WEIGHTS = {
+    "none": 1,
+    "precision": 6,
+    "claims": 6,
+    "several": 6,
+    **dict.fromkeys(BYTES, 1),
+    "shapes": 1,
+    "threshold": 1,
+    "cases": 2,
+}
 SHARES = [WEIGHTS.get(kind, 3) / sum(WEIGHTS.get(each, 3) for each in KINDS) for kind in KINDS]

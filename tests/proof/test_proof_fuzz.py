@@ -24,6 +24,8 @@ FAULTS = {
     "the row's own error is lost": ("(form[1] - form[2]) << self.F", "form[1] << self.F"),
     "negative shares of planes": ("[*alpha, *theta]", "[*alpha]"),
     "inactive neurons gain": ("V += min(-nu * low, -nu * high)", "V += max(-nu * low, -nu * high)"),
+    "the best leaf of a claim counts": ("least = min(found)", "least = max(found)"),
+    "upper claims are not turned round": ("(lo, min(hi, -least))", "(lo, min(hi, least))"),
     "neurons need not be listed": ("need(unstable or lo >= 0 or hi <= 0,", "need(True,"),
     "cases may be left out": ("need(not unproved,", "need(True,"),
     "the threshold is not claimed": ("near(-q - threshold, F)", "near(-q, F)"),
