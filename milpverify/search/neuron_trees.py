@@ -80,7 +80,7 @@ class NeuronTrees(KappaCrown):
         return (l, u) if self.ascent.late else super().neurons_after(small, l, u)
 
     def sides_after(self, small: DualProblem, planes: Planes, sides: np.ndarray) -> np.ndarray:
-        problem, n = NodeProblem.of(_both_signs(small), np.zeros(len(sides))), len(sides) // 2
+        problem, n = NodeProblem.of(both_signs(small), np.zeros(len(sides))), len(sides) // 2
         slopes, sides = plane_slopes(problem, planes), sides.copy()
         alpha, theta = (np.concatenate([*map(to_host, of)], axis=1) for of in (planes.slopes.alpha, planes.share))
         for i in range(n):
@@ -88,7 +88,7 @@ class NeuronTrees(KappaCrown):
                 if max(sides[i], sides[n + i]) >= 0 or self.ascent.late:
                     break
                 planed = problem.with_planes(np.arange(problem.n_neurons), slopes[row])
-                root = _root(planed, row, float(sides[row]), (alpha[row : row + 1], theta[row : row + 1]))
+                root = root_of_row(planed, row, float(sides[row]), (alpha[row : row + 1], theta[row : row + 1]))
                 sides[row] = self._raised(planed, root)
         return sides
 
@@ -118,7 +118,7 @@ def _bounded(method: NeuronTrees, piece: tuple[DualProblem, np.ndarray, np.ndarr
     return method.neurons_after(*piece)
 
 
-def _root(problem: NodeProblem, row: int, lower: float, start: tuple[np.ndarray, np.ndarray]) -> Nodes:
+def root_of_row(problem: NodeProblem, row: int, lower: float, start: tuple[np.ndarray, np.ndarray]) -> Nodes:
     """The node without splits, about one row.
 
     Args:
@@ -135,7 +135,7 @@ def _root(problem: NodeProblem, row: int, lower: float, start: tuple[np.ndarray,
     return Nodes(l, u, alpha, none, theta, mu, none, np.zeros(1, dtype=int), np.array([lower]), np.zeros(1))
 
 
-def _both_signs(small: DualProblem) -> DualProblem:
+def both_signs(small: DualProblem) -> DualProblem:
     """The problem on the host, with the neurons of its last layer and then their negatives as the last layer."""
     ends = np.cumsum([small.n_inputs, *(layer.size for layer in small.layers[:-1])]).tolist()
     layers = []
