@@ -1,7 +1,8 @@
 """A proof of a property: a certificate that a checker without solver, search or tolerance accepts (docs/proofs.md).
 
 What bounds close is written down as it is; what needs a tree gets one whose leaves keep their multipliers, over input
-boxes where few inputs are free, else over ReLU phases. The exact checker is run on what comes out: only what it accepts
+boxes where few inputs are free, else over ReLU phases. Where a small tree over phases does not do, hidden neurons are
+bounded anew, by claims that the proof holds too. The exact checker is run on what comes out: only what it accepts
 is handed on.
 """
 
@@ -29,6 +30,7 @@ from milpverify.proof.evidence import Proof, float_at_least, float_at_most
 from milpverify.proof.exact import ContextTrace, check_exact
 from milpverify.proof.float32 import float32_at_most, float32_obstacle
 from milpverify.search.box_proof import BoxProver, BoxTree, GridSides, one_leaf
+from milpverify.search.neuron_claims import SPARE, NeuronProver
 from milpverify.search.phase_proof import PhaseProver
 from milpverify.spec.box import Box
 from milpverify.spec.property import Case, Polyhedron, Property
@@ -40,6 +42,7 @@ SEMANTICS = ("real", "float32", "both")
 GROWN = 3  # times that a tree over phases is grown in float32, with room for what the checker found missing
 INTERRUPTED = "interrupted"  # the reason after Ctrl-C
 BITS = (40, 64, 128, 512)  # tried one after the other, where a margin is within rounding
+FIRST_SHARE, CLAIMS_SHARE = 0.25, 0.5  # of the time left, for trees before there are claims, and for claims
 ROUNDS = 3  # of boxes that the checker refuses: after so many, rounding is to blame
 
 
@@ -53,6 +56,9 @@ class Prover:
         few_inputs: Free inputs up to which boxes are split.
         few_neurons: Unstable neurons up to which phases are split first.
         bits: Precisions of the proof, tried in this order.
+        neurons: Claims about hidden neurons, tried in this order, and only where many inputs are free.
+        first_nodes: Of trees over phases until all of those have been tried; and there are such trees only up to
+            `first_neurons` unstable neurons.
     """
 
     phases: PhaseProver = field(default_factory=PhaseProver)
@@ -60,6 +66,9 @@ class Prover:
     few_inputs: int = 16
     few_neurons: int = 30
     bits: tuple[int, ...] = BITS
+    neurons: tuple[NeuronProver, ...] = (NeuronProver(nodes=0), NeuronProver())
+    first_nodes: int = 1000
+    first_neurons: int = 150
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +196,7 @@ class _Work:
             if self.clock.out:
                 raise _OpenError("time ran out")
             if not searched:
-                del bits[0]
+                del bits[: len(bits) if any(part.claims for part in parts) else 1]  # in more bits claims take too long
             if not bits:
                 raise _OpenError(f"the exact checker refused what was found: {check.reason}")
 
@@ -207,14 +216,24 @@ class _Part:
         self._work, self._numbers = work, numbers
         self._grid = cases[0].region.grid
         self._cases = tuple(_shifted(case, work.threshold, work.float32) for case in cases)
-        rows = _best_rows(work.net, self._cases)
-        self._trees = [one_leaf(len(case.unsafe.d), row) for case, row in zip(self._cases, rows, strict=True)]
-        self._planes: list[PlaneSet] = []
-        self._grown, self._room = [0] * len(cases), [0.0] * len(cases)  # how often a case got a tree over phases
+        self._rows = _best_rows(work.net, self._cases)
         self._layers: tuple[Layer, ...] | None = None  # whose neurons are split there, whatever precision comes next
+        self._begin()
+        self._neurons = list(work.prover.neurons if len(work.net.layers) > 1 else ())  # what has not been tried
         self._boxes: BoxTree | None = None
         self._leaves = np.zeros(1, dtype=int)
         self._refused = 0
+
+    @property
+    def claims(self) -> bool:
+        """Whether it has any about hidden neurons."""
+        return any(layer.claims for layer in self._layers or ())
+
+    def _begin(self) -> None:
+        """One leaf for each case."""
+        self._trees = [one_leaf(len(case.unsafe.d), row) for case, row in zip(self._cases, self._rows, strict=True)]
+        self._planes: list[PlaneSet] = []
+        self._grown, self._room = [0] * len(self._cases), [0.0] * len(self._cases)  # how often a case got a tree
 
     def written(self) -> Group:
         """The group as it stands."""
@@ -248,22 +267,43 @@ class _Part:
         return True
 
     def _search(self, cases: list[int], bounds: Bounds) -> None:
-        """Trees over phases for some cases, or one over boxes for all.
+        """Trees over phases for some cases, or one over boxes for all, or claims with which the search begins again.
 
         Raises:
-            _OpenError: If neither closes them.
+            _OpenError: If nothing is left to try.
         """
-        prover, clock, region = self._work.prover, self._work.clock, self._cases[0].region
+        prover, region = self._work.prover, self._cases[0].region
         ways = ["phases"]
         if int((region.upper > region.lower).sum()) <= prover.few_inputs:
             few = sum(bounds.n_unstable) <= prover.few_neurons and self._grid is None  # phases see no grid
             ways = ["phases", "boxes"] if few else ["boxes", "phases"]
+        elif self._neurons:
+            first = replace(prover.phases, node_limit=min(prover.first_nodes, prover.phases.node_limit))
+            few = sum(bounds.n_unstable) <= prover.first_neurons
+            if not few or not self._by_phases(cases, bounds, self._share(FIRST_SHARE), first):
+                self._claim(self._neurons.pop(0))
+            return
         for left, way in zip(range(len(ways) - 1, -1, -1), ways, strict=True):
-            until = clock.seconds + clock.left / 2 if left else math.inf
-            left_s = lambda until=until: min(clock.left, until - clock.seconds)  # noqa: E731
-            if self._by_boxes(left_s) if way == "boxes" else self._by_phases(cases, bounds, left_s):
+            left_s = self._share(0.5 if left else 1.0)
+            if self._by_boxes(left_s) if way == "boxes" else self._by_phases(cases, bounds, left_s, prover.phases):
                 return
         raise self._failure(way)
+
+    def _share(self, share: float) -> Callable[[], float]:
+        """The seconds that are left of a share of what there is now."""
+        clock = self._work.clock
+        until = math.inf if share == 1.0 else clock.seconds + share * clock.left
+        return lambda: min(clock.left, until - clock.seconds)
+
+    def _claim(self, neurons: NeuronProver) -> None:
+        """Bounds of hidden neurons anew; all trees begin again."""
+        clock, net, semantics = self._work.clock, self._work.net, Float32() if self._work.float32 else REAL
+
+        def tell(k: int, unstable: int) -> None:
+            clock.tell("claims", f"layer {k}", unstable=unstable, left=len(net.layers) - k)
+
+        self._layers = neurons.layers(net, self._cases[0].region, semantics, self._share(CLAIMS_SHARE), tell)
+        self._begin()
 
     def _by_boxes(self, left_s: Callable[[], float]) -> bool:
         """A tree over boxes; whether there is one."""
@@ -282,20 +322,21 @@ class _Part:
 
         return tree.grow(left_s, tell)
 
-    def _by_phases(self, cases: list[int], bounds: Bounds, left_s: Callable[[], float]) -> bool:
+    def _by_phases(self, cases: list[int], bounds: Bounds, left_s: Callable[[], float], phases: PhaseProver) -> bool:
         """A tree over phases for each of some cases, with room for what the checker has found missing from the last
         one; whether there are."""
         clock, net, semantics = self._work.clock, self._work.net, Float32() if self._work.float32 else REAL
+        bounds = _as_listed(bounds, self._layers)
         problem, k = DualProblem.of(net, self._cases[0].region, bounds, semantics), len(net.layers) + 1
         for place, i in enumerate(cases):
             case = self._cases[i]
             clock.tell("tree", case.name, unstable=sum(bounds.n_unstable), left=len(cases) - place - 1)
             small = small_problem(problem, k, folded_rows(problem, k, case.unsafe.C))
-            found = self._work.prover.phases.close(NodeProblem.of(small, case.unsafe.d + self._room[i]), left_s)
+            found = phases.close(NodeProblem.of(small, case.unsafe.d + self._room[i]), left_s)
             if found is None:
                 return False
             self._trees[i], own = found.written(len(self._planes))
-            self._layers = self._layers or _listed(bounds)
+            self._layers = _listed(bounds, self._layers)
             self._grown[i] += 1
             if own is not None:
                 self._planes.append(own)
@@ -363,10 +404,24 @@ def _shortfall(trace: ContextTrace, i: int, bits: int) -> float:
     return -float(Fraction(min(v for v in trace.values[i] if v is not None), 1 << 2 * bits))
 
 
-def _listed(bounds: Bounds) -> tuple[Layer, ...]:
+def _listed(bounds: Bounds, layers: tuple[Layer, ...] | None) -> tuple[Layer, ...]:
     """The unstable neurons of every layer, said in so many words: at another precision there may be others."""
-    sides = zip(bounds.lower, bounds.upper, strict=True)
-    return tuple(Layer(unstable=((l < 0) & (u > 0)).astype(np.uint8)) for l, u in sides)
+    free = [((l < 0) & (u > 0)).astype(np.uint8) for l, u in zip(bounds.lower, bounds.upper, strict=True)]
+    told = layers or (Layer(),) * len(free)
+    return tuple(replace(one, unstable=own) for one, own in zip(told, free, strict=True))
+
+
+def _as_listed(bounds: Bounds, layers: tuple[Layer, ...] | None) -> Bounds:
+    """Bounds by which the neurons that are listed as unstable are so; a little looser where they are not."""
+    if layers is None:
+        return bounds
+    lower, upper = list(bounds.lower), list(bounds.upper)
+    for k, layer in enumerate(layers):
+        if layer.unstable is not None:
+            spare = np.where(layer.unstable == 1, SPARE * (upper[k] - lower[k]), 0.0) + np.finfo(float).tiny
+            lower[k] = np.where(layer.unstable == 1, np.minimum(lower[k], -spare), lower[k])
+            upper[k] = np.where(layer.unstable == 1, np.maximum(upper[k], spare), upper[k])
+    return replace(bounds, lower=tuple(lower), upper=tuple(upper))
 
 
 def _as_floats(trace: ContextTrace, bits: int) -> Bounds:

@@ -27,7 +27,8 @@ from tests.search.proof_cases import KINDS, above, as_property, least_slack, ran
 BOXES = BoxProver(LeafTrees(neurons=0), most=500)
 PROVERS = {
     "default": Prover(),
-    "phases": Prover(few_inputs=-1),
+    "phases": Prover(few_inputs=-1, neurons=()),
+    "claims": Prover(few_inputs=-1, first_neurons=-1),
     "boxes": Prover(few_neurons=-1, boxes=replace(BOXES, trees=LeafTrees())),
     "boxes where no phase is split": Prover(PhaseProver(node_limit=1, plane_steps=0), BOXES),
 }
