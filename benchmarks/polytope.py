@@ -1,6 +1,7 @@
 """Adversarial polytopes of random networks: exact, and as relaxations outline them.
 
     python benchmarks/polytope.py figure4      areas of outlines over that of the exact polytope, for growing eps
+    python benchmarks/polytope.py figure4 --out figure4.svg        the same, drawn: a row of panels an eps
     python benchmarks/polytope.py section41    true ranges next to the outer bound and the naive layer-wise bound
 
 Networks 2-100-100-100-100-2 with weights N(0, 1 / sqrt(n_in)) (standard deviation) and biases N(0, 1), drawn by numpy's
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import machine
 import numpy as np
@@ -25,8 +27,11 @@ import milpverify as mv
 from milpverify.network.graph import Affine
 from milpverify.network.operators import Dense
 from milpverify.polytope.convex import polygon_area
+from milpverify.polytope.plot_outline import Panel
+from milpverify.polytope.plot_style import DARK, LIGHT, check_figure
 
 WIDTHS = (2, 100, 100, 100, 100, 2)
+DRAWN = ("fastlin", "crown", "lp")  # the others would hide them or be hidden by them
 BOX = mv.Refinement(first=4, most=4)
 
 
@@ -40,13 +45,15 @@ def random_network(seed: int, widths: Sequence[int] = WIDTHS) -> mv.Network:
     return mv.Network((widths[0],), (widths[-1],), tuple(layers[:-1]), layers[-1])
 
 
-def figure4(seeds: Sequence[int], radii: Sequence[float]) -> None:
-    """One table of outlines per network and radius."""
+def figure4(seeds: Sequence[int], radii: Sequence[float], out: Path | None, dark: bool) -> None:
+    """One table of outlines per network and radius, and the picture of all of them."""
     methods = (mv.Interval(), mv.FastLin(), mv.Crown(), mv.AlphaCrown(), mv.TriangleLP())
-    began = time.perf_counter()
+    if out is not None:
+        check_figure(out)
+    began, panels = time.perf_counter(), [list[Panel]() for _ in radii]
     for seed in seeds:
         net = random_network(seed, WIDTHS)
-        for eps in radii:
+        for row, eps in zip(panels, radii, strict=True):
             ball = mv.LinfBall(np.zeros(2), eps)
             start = time.perf_counter()
             regions = mv.linear_regions(net, ball)
@@ -59,7 +66,13 @@ def figure4(seeds: Sequence[int], radii: Sequence[float]) -> None:
                   f"{lost:.1e}; exact polytope: area {area:.6g}, of its hull {hull:.6g}")  # fmt: skip
             found = [mv.outline(net, ball, method) for method in methods]
             print(mv.compare_outlines(found, image), flush=True)
+            title = f"network {seed}, ε = {eps:g}: {len(regions):,} regions"
+            row.append(Panel(tuple(one for one in found if one.name in DRAWN), image, title))
     print(f"\n{time.perf_counter() - began:.1f} s in all")
+    if out is not None:
+        title = "The adversarial polytope of 2-100-100-100-100-2 networks, and its relaxations"
+        mv.save_figure(mv.plot_panels(panels, DARK if dark else LIGHT, title), out)
+        print(f"drawn in {out}, {time.perf_counter() - began:.1f} s with the drawing")
 
 
 def section41(seeds: Sequence[int], radii: Sequence[float]) -> None:
@@ -89,11 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the networks (default: 0 1 2)")
         told = " ".join(f"{eps:g}" for eps in radii)
         command.add_argument("--eps", type=float, nargs="+", default=radii, help=f"radii (default: {told})")
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, out=None, dark=False)
+        if run is figure4:
+            command.add_argument("--out", type=Path, metavar="FILE", help="draw it: .svg, .pdf or .png")
+            command.add_argument("--dark", action="store_true", help="on dark paper")
     chosen = parser.parse_args(arguments)
     print(machine.describe())
     try:
-        chosen.run(chosen.seeds, chosen.eps)
+        if chosen.run is figure4:
+            figure4(chosen.seeds, chosen.eps, chosen.out, chosen.dark)
+        else:
+            section41(chosen.seeds, chosen.eps)
     except mv.InputError as error:
         print(error, file=sys.stderr)
         return 2
