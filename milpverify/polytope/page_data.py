@@ -99,7 +99,7 @@ def page_data(
 def _hidden_note(scenes: tuple[Scene, ...]) -> str:
     """Whose bounds of hidden neurons each relaxation stands on, and whether a solver is trusted."""
     others = [(drawn.name, drawn.hidden) for drawn in scenes[0].relaxations if drawn.hidden is not None]
-    over = "".join(f"; for {LIGHT.label(name)} by {LIGHT.label(hidden.name)}" for name, hidden in others)
+    over = "".join(f"; {LIGHT.label(name)} takes those of {LIGHT.label(hidden.name)}" for name, hidden in others)
     trusted = sorted({name for scene in scenes for name, found in scene.outlines.items() if found.solver_trusted})
     word = f" On a solver\u2019s word: {', '.join(map(LIGHT.label, trusted))}." if trusted else ""
     return f"Each method bounds the hidden neurons by itself{over}.{word}"

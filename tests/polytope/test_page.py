@@ -242,7 +242,7 @@ def test_every_relaxation_has_the_pen_of_the_figures(page: Page) -> None:
 
 
 def test_the_page_says_whose_hidden_bounds_a_relaxation_stands_on(page: Page) -> None:
-    assert page.data["table_note"].endswith("by itself; for triangle LP by CROWN.")
+    assert page.data["table_note"].endswith("by itself; triangle LP takes those of CROWN.")
     alone = explore_page(NET, X, (0.1,), PageOptions(relaxations=FEW[1:]))
     assert alone.data["table_note"].endswith("Each method bounds the hidden neurons by itself.")
 
