@@ -95,6 +95,7 @@ class Plane {
   }
 
   draw() {
+    this.measure(); // a scroll bar may have come or gone since the observer was last told
     if (!this.width) return;
     const sharpness = window.devicePixelRatio || 1;
     const [x, y, width, height] = [MARGIN.left, MARGIN.top, this.width - MARGIN.left - MARGIN.right, this.height - MARGIN.top - MARGIN.bottom];
