@@ -137,7 +137,7 @@ def _rows(region: Region, free: np.ndarray) -> list[tuple[np.ndarray, float]]:
     at = np.array(region.exact_lower, dtype=np.float64)
     for a, b in zip(region.cuts.A, region.cuts.b, strict=True):
         rows.append((a[free], float(b - a[fixed] @ at[fixed])))
-    if isinstance(region, L1Ball):
+    if isinstance(region, L1Ball) and len(free):
         center = region.center[free]
         left = float(region.eps) - float(np.abs(at[fixed] - region.center[fixed]).sum())
         signs = np.array(np.meshgrid(*[[-1.0, 1.0]] * len(free))).reshape(len(free), -1).T

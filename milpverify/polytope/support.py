@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +15,7 @@ from milpverify.bounds.dual import fixed
 from milpverify.bounds.method import BoundMethod
 from milpverify.bounds.problem import DualProblem
 from milpverify.bounds.small import folded_rows
-from milpverify.errors import SolverError
+from milpverify.errors import InputError, SolverError
 from milpverify.network.graph import Bounds, Network
 from milpverify.polytope.exact_neurons import ExactNeurons
 from milpverify.program.highs import WarmLP
@@ -26,7 +27,7 @@ from milpverify.tasks.margin import Minimiser, least_slack
 from milpverify.tasks.prepare import Prepared
 from milpverify.tasks.progress import Clock
 from milpverify.tighten.lp import TriangleLP
-from milpverify.tighten.target import Target
+from milpverify.tighten.target import Target, left
 from milpverify.tighten.triangle import TriangleProgram
 
 
@@ -35,7 +36,7 @@ class Answer:
     """What is known of some directions.
 
     Attributes:
-        offsets: h >= max d . p over the exact set, shape (m,).
+        offsets: h >= max d . p over the exact set, shape (m,). Rounded for the floats that d P is as a row of outputs.
         points: Points of the method's own set, shape (m, 2); NaN where a solver had none; None for other methods.
         solver_trusted: Whether some offset rests on a solver's word.
     """
@@ -91,8 +92,8 @@ class TriangleSupport(SupportFunction):
     the solver's tolerance, one of them can be the better.
     """
 
-    def __init__(self, plane: Plane) -> None:
-        self._plane, self._problem = plane, plane.problem
+    def __init__(self, plane: Plane, method: TriangleLP) -> None:
+        self._plane, self._problem, self._limit_s = plane, plane.problem, method.time_limit_s
         k = len(self._problem.layers)
         self._target = Target.of(self._problem, k, folded_rows(self._problem, k, plane.rows), plane.region)
         self._triangle = TriangleProgram.of(self._target)
@@ -101,15 +102,16 @@ class TriangleSupport(SupportFunction):
     def ask(self, directions: np.ndarray) -> Answer:
         rows = -directions @ self._plane.rows
         best = np.maximum(*(method.rows(self._problem, rows).value for method in (Crown(), FastLin())))
-        found = [self._minimise(-direction) for direction in directions]
+        ends = time.monotonic() + self._limit_s
+        found = [self._minimise(-direction, left(ends, time.monotonic())) for direction in directions]
         if self._target.n_below:
-            ends = np.cumsum([0, *map(len, self._target.kept)])
+            parts = pairwise(np.cumsum([0, *map(len, self._target.kept)]))
             nu = np.stack([part for _, part in found])
-            proved = self._target.bound(-directions, fixed([nu[:, a:b] for a, b in pairwise(ends)])).value
+            proved = self._target.bound(-directions, fixed([nu[:, a:b] for a, b in parts])).value
             best = np.maximum(best, proved)
         return Answer(-best, np.stack([point for point, _ in found]))
 
-    def _minimise(self, combination: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _minimise(self, combination: np.ndarray, left_s: float) -> tuple[np.ndarray, np.ndarray]:
         """Where the LP makes a combination of the plane's rows least, and its multipliers; NaN and 0 without answer."""
         triangle = self._triangle
         weights = combination * triangle.unit
@@ -120,7 +122,7 @@ class TriangleSupport(SupportFunction):
         try:
             self._lp.change_cost(np.arange(len(cost)), cost / unit)
             self._lp.change_offset(offset / unit)
-            solution = self._lp.run()
+            solution = self._lp.run(left_s)
         except SolverError:
             self._lp = WarmLP(triangle.program)  # nobody knows what state the old one is in
             return none
@@ -181,5 +183,8 @@ def support_of(plane: Plane, method: BoundMethod | Minimiser, clock: Clock) -> S
     if isinstance(method, ExactNeurons):
         return ExactNeuronsSupport(plane, method)
     if isinstance(method, TriangleLP) and not isinstance(plane.region, L2Ball):
-        return TriangleSupport(plane)
+        try:
+            return TriangleSupport(plane, method)
+        except (InputError, SolverError):
+            pass  # the numbers are none for an LP: the method does without, and says so
     return RowSupport(plane, method)

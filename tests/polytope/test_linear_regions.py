@@ -180,9 +180,10 @@ def test_a_segment_is_parted_into_segments_and_a_point_stays_a_point() -> None:
     image = regions.image()
     assert image.area == 0 and len(image.boundary) == 0 and len(image.segments) == len(regions)
     x = np.array([0.25, -1.0])
-    point = linear_regions(net, Box(x, x))
-    assert len(point) == 1 and point.image().area == 0 and len(point.image().hull) == 1
-    assert point.outputs[0] == pytest.approx(net.forward(x), abs=1e-13)
+    for nothing in (Box(x, x), LinfBall(x, 0.0), L1Ball(x, 0.0), L2Ball(x, 0.0)):
+        point = linear_regions(net, nothing)
+        assert len(point) == 1 and point.image().area == 0 and len(point.image().hull) == 1
+        assert point.outputs[0] == pytest.approx(net.forward(x), abs=1e-13)
 
 
 def test_a_coordinate_fixed_at_a_decimal_that_is_no_float_is_fixed() -> None:

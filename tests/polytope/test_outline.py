@@ -136,6 +136,17 @@ def test_out_of_time_the_exact_outline_is_looser_and_still_contains() -> None:
     assert (found.support(CIRCLE) >= linear_regions(net, ball).image().support(CIRCLE) - 1e-9).all()
 
 
+def test_an_lp_without_time_is_drawn_from_its_closed_forms() -> None:
+    net, ball = random_net(0, 2, 12, 12, 2), LinfBall(np.zeros(2), 0.6)
+    bounds = compute_bounds(net, ball, Crown())
+    found = outline(net, ball, TriangleLP(time_limit_s=0.0), hidden=bounds, refinement=FEW)
+    assert found.inner is None and found.gap is None
+    for method in (Crown(), FastLin()):
+        other = outline(net, ball, method, hidden=bounds, refinement=Refinement(first=8, most=8))
+        assert (found.support(other.directions) <= other.offsets + 1e-12).all()
+    assert (found.support(CIRCLE) >= linear_regions(net, ball).image().support(CIRCLE) - 1e-12).all()
+
+
 def test_with_all_neurons_exact_the_outline_is_exact_and_with_none_it_is_the_lp() -> None:
     net, ball = random_net(5, 2, 6, 6, 2), LinfBall(np.zeros(2), 1.0)
     same = Refinement(first=16, most=16)
