@@ -34,10 +34,10 @@ class LinearRegions:
     """A two-dimensional input set, parted by activation pattern.
 
     Floating. Vertices are shared: neighbours hold the same floats, and the areas add up to the set's within 1e-12 of
-    its bounding box's. A pre-activation within 2^-42 of the sizes of its terms counts as zero at a vertex, so that a region thinner
-    than that is merged into its neighbour. Where lines all but coincide, within some 1e-12 of the set, slivers can be
-    left whose pattern occurs a second time; they cover no area to speak of, and there are still no gaps. A neuron that
-    is zero on a whole region is off there.
+    its bounding box's. A pre-activation within 2^-42 of the sizes of its terms counts as zero at a vertex, so that a
+    region thinner than that is merged into its neighbour. Where lines all but coincide, within some 1e-12 of the set,
+    slivers can be left whose pattern occurs a second time; they cover no area to speak of, and there are still no gaps.
+    A neuron that is zero on a whole region is off there.
 
     Attributes:
         input_slice: The input set; s and t are the two free inputs themselves where it was given as a region.

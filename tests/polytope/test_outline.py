@@ -107,6 +107,15 @@ def test_both_polygons_of_the_lp_meet_to_the_tolerance(tolerance: float) -> None
     assert (reached <= found.offsets + 1e-6).all() and (found.offsets - reached <= 1e-6).all()
 
 
+def test_the_edges_of_a_polygon_are_found_from_its_corners() -> None:
+    # Affine on the region, so that the set is a polygon of at most 2 * 5 corners: one direction a corner and an edge.
+    net = network((np.eye(5), 10 * np.ones(5)), (np.random.default_rng(1).normal(size=(2, 5)), np.zeros(2)))
+    found = outline(net, LinfBall(np.zeros(5), 1.0), TriangleLP(), refinement=Refinement(4, 60, 1e-9))
+    assert found.inner is not None and found.gap is not None
+    assert len(found.inner) == 10 and found.gap <= 1e-8
+    assert len(found.directions) < 60
+
+
 @pytest.mark.parametrize("search", [MILP(), BranchAndBound()], ids=["milp", "tree"])
 def test_the_exact_outline_is_the_hull_of_the_linear_regions(search: MILP | BranchAndBound) -> None:
     net, ball = random_net(0, 2, 8, 8, 2), LinfBall(np.zeros(2), 0.8)
