@@ -179,8 +179,8 @@ def parser() -> argparse.ArgumentParser:
 
     acas = add("acas-map", acas_map, "The least of ACAS Xu's five scores over two of its inputs, exact.")
     acas.add_argument("--net", default="1_1", help="which of the 45 networks (default 1_1)")
-    acas.add_argument("--free", nargs=2, choices=list(INPUTS), default=("rho", "theta"), help="(default rho theta)")
-    for name, value in (("rho", 10000.0), ("theta", 0.0), ("psi", 1.570796), ("v-own", 600.0), ("v-int", 600.0)):
+    acas.add_argument("--free", nargs=2, choices=list(INPUTS), default=("theta", "psi"), help="(default theta psi)")
+    for name, value in (("rho", 8000.0), ("theta", 0.0), ("psi", 1.570796), ("v-own", 600.0), ("v-int", 600.0)):
         acas.add_argument(
             f"--{name}", type=float, default=value, help=f"{INPUTS[name][0]}, where fixed (default {value:g})"
         )

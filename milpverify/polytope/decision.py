@@ -143,7 +143,7 @@ def _rows(who: str, regions: LinearRegions, rows: np.ndarray | None) -> np.ndarr
     if chosen.ndim != 2 or chosen.shape[1] != n or len(chosen) < 2 or not np.isfinite(chosen).all():
         raise OptionError(
             f"{who}: scores of shape {chosen.shape} came, expected finite ones of shape (classes, {n}), two classes or "
-            "more."
+            "more. For the sign of one output give rows [[1], [-1]]."
         )
     if not regions.area > 0:
         raise OptionError(f"{who}: the input set has no area. Give one in which two inputs vary.")

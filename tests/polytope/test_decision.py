@@ -7,6 +7,7 @@ import milpverify as mv
 from milpverify.errors import OptionError
 from milpverify.polytope.decision import decision_map, margin_map
 from milpverify.polytope.mesh_edges import edges, outline
+from tests.polytope.planar_cases import network
 from tests.polytope.region_cases import area_within, lively_net, two_class_net
 
 BOX = mv.Box(np.array([-1.0, -0.5]), np.array([1.0, 1.5]))  # of area 4
@@ -119,6 +120,15 @@ def test_a_diagonal_boundary_worked_out_by_hand():
     assert np.allclose(decided.areas, [2.5, 1.5], atol=1e-12)
     lengths = np.linalg.norm(decided.boundary[:, 1] - decided.boundary[:, 0], axis=1)
     assert abs(lengths.sum() - (np.sqrt(2.0) + 1.0)) <= 1e-12  # the diagonal, and the edge of the tie at x1 = 0
+
+
+def test_the_sign_of_one_output_is_a_decision_too():
+    """relu(x_0) - 1/4 on [-1, 1]^2 is positive for x_0 > 1/4."""
+    net = network((np.array([[1.0, 0.0]]), np.zeros(1)), (np.array([[1.0]]), np.array([-0.25])))
+    found = mv.linear_regions(net, mv.Box(-np.ones(2), np.ones(2)))
+    with pytest.raises(OptionError, match="sign of one output"):
+        decision_map(found)
+    assert np.allclose(decision_map(found, np.array([[1.0], [-1.0]])).areas, [1.5, 2.5], atol=1e-12)
 
 
 def test_bad_questions_are_refused(regions):
