@@ -159,7 +159,8 @@ class Encoded:
         terms = np.abs(program.row_value) * size[program.row_index]
         sums = np.bincount(program.row_of_nonzero(), weights=terms, minlength=program.n_rows)
         objective = (np.abs(program.cost) @ size + abs(program.offset)) * self._step
-        return float(max(sums.max(initial=0.0), objective))
+        steps = size[self.x].max(initial=0.0) if self.frame.integer else 0.0  # integers are only so to a tolerance
+        return float(max(sums.max(initial=0.0), objective, steps))
 
     @property
     def _step(self) -> float:

@@ -115,7 +115,7 @@ def _decide(
     if clock.out:
         known.timed_out = True
         return
-    limit = None if math.isinf(clock.left) else clock.left
+    limit = None if math.isinf(clock.left) else max(clock.left, 1e-3)
     verdict = verify(net, prop, time_limit_s=limit, method=verifier, on_progress=on_progress)
     if isinstance(verdict, Holds):
         known.proven, known.grade = steps, Grade.weakest((known.grade, verdict.grade))

@@ -14,6 +14,8 @@ from milpverify.network.exact import forward_exact
 from milpverify.proof import checker
 from milpverify.proof.certificate import Certificate, Context, Group, LeafTree, from_bytes
 from milpverify.proof.exact import GridCut, check_exact, input_boxes
+from milpverify.search.box_proof import BoxProver
+from milpverify.search.leaf_trees import LeafTrees
 from tests.cases import bias, chain, weights
 from tests.grids import STEPS, grid_points, least_slack
 from tests.proof import literal
@@ -21,6 +23,7 @@ from tests.proof.float32_cases import dense, executions, in_float32, onnx_bytes
 
 LIMIT = 1 << 24
 GRID = mv.Grid(STEPS)
+SPLITS = mv.Prover(boxes=BoxProver(trees=LeafTrees(neurons=0)))  # no trees over phases in boxes: more boxes
 
 
 def question(seed: int) -> tuple[mv.Network, mv.Property]:
@@ -37,10 +40,9 @@ def question(seed: int) -> tuple[mv.Network, mv.Property]:
 
 
 def between(net: mv.Network, real: mv.Property) -> tuple[Fraction, Fraction]:
-    """A threshold that every grid point exceeds and, where there is room, some real point does not; the least slack."""
+    """A threshold just below the least slack of the grid points, and that slack."""
     least = least_slack(net, real.on_grid(GRID).cases[0])
-    found = mv.worst_margin(net, real)
-    return least - max(least - Fraction(found.upper), Fraction(1, 100)) / 2, least
+    return least - Fraction(1, 1000), least
 
 
 def files(tmp_path: Path, net: mv.Network, real: mv.Property, certificate: Certificate) -> list[str]:
@@ -52,15 +54,16 @@ def files(tmp_path: Path, net: mv.Network, real: mv.Property, certificate: Certi
     return [str(path) for path in paths]
 
 
+@pytest.mark.parametrize("prover", [mv.Prover(), SPLITS], ids=["any", "splits"])
 @pytest.mark.parametrize("semantics", ["real", "float32"])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [1, 4, 7])
 def test_what_is_proved_of_a_grid_is_true_and_three_checkers_get_the_same_integers(
-    seed: int, semantics: str, tmp_path: Path
+    seed: int, semantics: str, prover: mv.Prover, tmp_path: Path
 ) -> None:
     net, real = question(seed)
     threshold, least = between(net, real)
     prop = real.on_grid(GRID)
-    found = mv.certify(net, prop, threshold=threshold, semantics=semantics, time_limit_s=30)
+    found = mv.certify(net, prop, threshold=threshold, semantics=semantics, prover=prover, time_limit_s=30)
     assert found.proof is not None, found.reason
     certificate = from_bytes(found.proof.certificate.to_bytes())
     assert certificate.grid == STEPS
@@ -189,3 +192,36 @@ def test_a_float32_proof_covers_every_execution_at_either_rounding_of_grid_point
             for execution in executions(rng):
                 y = execution.values(net, x)[1].tolist()
                 assert Fraction(y[0]) - Fraction(y[1]) > threshold
+
+
+def test_moved_splits_never_prove_what_is_false_and_both_checkers_agree_about_them(tmp_path: Path) -> None:
+    rng, tried, refused = np.random.default_rng(0), 0, 0
+    for seed in range(8):
+        net, real = question(seed)
+        threshold, least = between(net, real)
+        prop = real.on_grid(GRID)
+        proof = mv.certify(net, prop, threshold=threshold, prover=SPLITS).proof
+        assert proof is not None
+        group = proof.certificate.groups[0]
+        if group.split is None or group.at is None:
+            continue
+        paths = files(tmp_path, net, real, proof.certificate)
+        n, _, cases = checker.read_property(checker.load(paths[2], LIMIT))
+        _, network = checker.read_onnx(checker.load(paths[1], LIMIT), n)
+        for _ in range(12):
+            moves = rng.choice([-1, -0.5, 0.5, 1], len(group.at)) * (rng.random(len(group.at)) < 0.3) / STEPS
+            at = np.where(group.split >= 0, group.at + moves, 0.0)
+            moved = replace(proof.certificate, groups=(replace(group, at=at),))
+            answers = []
+            for claim in (moved, replace(moved, threshold=least)):
+                accepted = check_exact(claim, net, prop, claim.threshold).accepted
+                try:
+                    checker.check(checker.Proof(claim.to_bytes(), LIMIT), network, cases, steps=STEPS)
+                except checker.Stop:
+                    assert not accepted
+                else:
+                    assert accepted
+                answers.append(accepted)
+            assert not answers[1]
+            tried, refused = tried + 1, refused + (not answers[0])
+    assert 0 < refused < tried
