@@ -28,6 +28,7 @@ LAST_STEPS = 200  # of the ascent on a node without free neurons
 MOST_INPUTS = 50  # of a neuron on average, where nodes have planes of their own: what they cost
 LATE, LIMIT = "time ran out in the tree", "the tree's limit of nodes or seconds was reached"
 STUCK = "the last nodes of the tree lie within rounding of what they had to clear"
+BETWEEN = "a tree over phases sees all inputs between the points of the grid, and some of those may be unsafe"
 
 
 class ReluTree:
@@ -205,7 +206,9 @@ class ReluTree:
 
     def _offer(self, case: np.ndarray, x: np.ndarray) -> None:
         """The most promising of some points, if it is better than the best so far."""
-        x = np.asarray(x, dtype=np.float64)
+        x, region = np.asarray(x, dtype=np.float64), self._question.region
+        if region.grid is not None and len(x):
+            x = region.project(x)
         slack = np.where(self._rows_of[case], self._problem.forward(x), -np.inf).max(axis=1)
         i = int(slack.argmin())
         if slack[i] < self._question.best and (self._question.gap is not None or slack[i] <= 0):
@@ -261,12 +264,13 @@ class ReluTree:
     def answer(self) -> Answer:
         """What the tree has proven so far."""
         q, lower = self._question, self.lower()
+        stuck = STUCK if q.region.grid is None else BETWEEN
         open_ = self._open_lower() < np.inf
         answers = []
         for i in range(len(q.cases)):
             closed = bool(q.closed(lower[i : i + 1])[0])
             late = bool(open_[i]) and not closed and q.left_s <= 0
-            reason = "" if closed or q.decided else STUCK if not open_[i] else LATE if late else LIMIT
+            reason = "" if closed or q.decided else stuck if not open_[i] else LATE if late else LIMIT
             holds = q.gap is None and closed
             answers.append(CaseAnswer(float(lower[i]), holds, q.bounds.solver_trusted, late, reason))
         return Answer(tuple(answers), self.count)
