@@ -14,7 +14,8 @@ x of a box has C y <= d + threshold. If l <= zhat <= u is known, then for *any* 
 with lambda_j = W_{j+1}^T nu_{j+1} (for the last layer W_o^T C^T mu) is at most mu.(C y - d - threshold) for every x of
 the box: it is the Lagrangian of the network's equations. So g > 0 means that no x is unsafe, and a proof is a list of
 numbers, found in whatever way. A tree splits the box, or neurons by the sign of zhat, which tightens l and u; if all
-its leaves are closed, its root is. A plane z <= P.t + R is one more inequality, with a multiplier theta.
+its leaves are closed, its root is. A plane z <= P.t + R is one more inequality, with a multiplier theta. A claim is a
+tree about a single neuron zhat_k in place of C y - d - threshold: the least g of its leaves is a bound of that neuron.
 
 Numbers are integers in units of 2^-F. A value v of the network is known by its form (E, beta, eps), which says
 |v - (E.t + beta)| <= eps, over columns t: the inputs, and those neurons z that are not known to be linear or zero

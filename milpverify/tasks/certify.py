@@ -43,6 +43,8 @@ GROWN = 3  # times that a tree over phases is grown in float32, with room for wh
 INTERRUPTED = "interrupted"  # the reason after Ctrl-C
 BITS = (40, 64, 128, 512)  # tried one after the other, where a margin is within rounding
 FIRST_SHARE, CLAIMS_SHARE = 0.25, 0.5  # of the time left, for trees before there are claims, and for claims
+AGAIN = 2.0  # times what claims took before: less than that is not enough for better ones
+MOST_CLAIMED = 1000  # leaves of claims: with more of them, more bits take too long
 ROUNDS = 3  # of boxes that the checker refuses: after so many, rounding is to blame
 
 
@@ -66,7 +68,7 @@ class Prover:
     few_inputs: int = 16
     few_neurons: int = 30
     bits: tuple[int, ...] = BITS
-    neurons: tuple[NeuronProver, ...] = (NeuronProver(nodes=0), NeuronProver())
+    neurons: tuple[NeuronProver, ...] = (NeuronProver(nodes=0), NeuronProver(), NeuronProver(nodes=400))
     first_nodes: int = 1000
     first_neurons: int = 150
 
@@ -196,7 +198,7 @@ class _Work:
             if self.clock.out:
                 raise _OpenError("time ran out")
             if not searched:
-                del bits[: len(bits) if any(part.claims for part in parts) else 1]  # in more bits claims take too long
+                del bits[: len(bits) if sum(part.claimed for part in parts) > MOST_CLAIMED else 1]
             if not bits:
                 raise _OpenError(f"the exact checker refused what was found: {check.reason}")
 
@@ -225,9 +227,9 @@ class _Part:
         self._refused = 0
 
     @property
-    def claims(self) -> bool:
-        """Whether it has any about hidden neurons."""
-        return any(layer.claims for layer in self._layers or ())
+    def claimed(self) -> int:
+        """Leaves of claims about hidden neurons."""
+        return sum(claims.n_leaves for layer in self._layers or () for claims in layer.claims)
 
     def _begin(self) -> None:
         """One leaf for each case."""
@@ -298,12 +300,15 @@ class _Part:
     def _claim(self, neurons: NeuronProver) -> None:
         """Bounds of hidden neurons anew; all trees begin again."""
         clock, net, semantics = self._work.clock, self._work.net, Float32() if self._work.float32 else REAL
+        began = clock.seconds
 
         def tell(k: int, unstable: int) -> None:
             clock.tell("claims", f"layer {k}", unstable=unstable, left=len(net.layers) - k)
 
         self._layers = neurons.layers(net, self._cases[0].region, semantics, self._share(CLAIMS_SHARE), tell)
         self._begin()
+        if CLAIMS_SHARE * clock.left < AGAIN * (clock.seconds - began):
+            self._neurons = []
 
     def _by_boxes(self, left_s: Callable[[], float]) -> bool:
         """A tree over boxes; whether there is one."""

@@ -17,6 +17,7 @@ from milpverify.proof.evidence import Grade, Holds, Violated
 from milpverify.proof.exact import check_exact
 from milpverify.search.box_proof import BoxProver, BoxTree
 from milpverify.search.leaf_trees import LeafTrees
+from milpverify.search.neuron_claims import NeuronProver
 from milpverify.search.phase_proof import PhaseProver
 from milpverify.tasks.certify import Certified, Prover, certify
 from milpverify.tasks.progress import Progress
@@ -233,3 +234,16 @@ def test_an_instance_of_every_suite(suite: str) -> None:
     net = mv.from_onnx(need(suite, row["onnx"]))
     prop = mv.read_vnnlib(need(suite, row["vnnlib"]))
     assert_proved(certify(net, prop), net, prop)
+
+
+def test_what_no_tree_over_the_whole_network_closes_is_proved_by_claims() -> None:
+    net = mv.from_onnx(need("mnist_fc", "onnx", "mnist-net_256x4.onnx"))
+    prop = mv.read_vnnlib(need("mnist_fc", "vnnlib", "prop_8_0.03.vnnlib"), net)
+    found = certify(net, prop, prover=Prover(neurons=(NeuronProver(),), first_neurons=-1))
+    assert_proved(found, net, prop)
+    assert found.proof is not None
+    (group,) = found.proof.certificate.groups
+    layers = group.contexts[0].layers or ()
+    assert [bool(layer.claims) for layer in layers] == [False, True, True, True]
+    listed = [int(layer.unstable.sum()) for layer in layers if layer.unstable is not None]
+    assert sum(listed) < 0.8 * sum(mv.compute_bounds(net, prop.cases[0].region).n_unstable)
