@@ -21,7 +21,7 @@ from milpverify.report.words import show_verdict
 from tests.paths import need
 from tests.tiny import write_input, write_network, write_property
 
-COMMANDS = ("demo", "verify", "detect", "margin", "epsilon", "range", "bounds", "explore", "export")
+COMMANDS = ("demo", "verify", "detect", "margin", "epsilon", "range", "bounds", "polytope", "explore", "export")
 HEAVY = ("torch", "matplotlib", "pulp", "scipy", "onnxruntime", "rich")
 DIGITS = Path(cli.__file__).parent / "data"
 
