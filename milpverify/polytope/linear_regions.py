@@ -209,18 +209,19 @@ def _preactivations(net: Network, points: np.ndarray, k: int) -> tuple[np.ndarra
     From the points anew, so that errors of interpolation do not add up over the layers.
     """
     affine, largest = net.layers[k - 1], [np.zeros(n) for n in (net.n_inputs, *net.sizes[: k - 1])]
-    chunks = []
+    zhat, first = np.empty((len(points), affine.size)), 0
     for some in _chunks(net, points):
         values = [some]
         for layer in net.layers[: k - 1]:
             values.append(relu(layer.apply(values)))
         for size, value in zip(largest, values, strict=True):
             np.maximum(size, np.abs(value).max(axis=0), out=size)
-        chunks.append(affine.apply(values))
+        zhat[first : first + len(some)] = affine.apply(values)
+        first += len(some)
     total = np.abs(affine.bias)
     for source, op in affine.blocks:
         total = total + op.absolute.apply(largest[source])
-    return np.concatenate(chunks), SNAP * total
+    return zhat, SNAP * total
 
 
 def _forward(net: Network, points: np.ndarray) -> np.ndarray:
