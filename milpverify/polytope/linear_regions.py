@@ -189,9 +189,11 @@ def _parted(net: Network, mesh: Mesh, max_regions: int) -> tuple[Mesh, tuple[np.
     """The mesh cut by every layer, and the phases of each layer's neurons on its faces."""
     active: list[np.ndarray] = []
     for k in range(1, len(net.layers) + 1):
-        values, tolerance = _preactivations(net, mesh.points, k)
+        on, crossing, values, tolerance = _signs(net, mesh.points, k)
         done: Cut = cut(mesh, values, tolerance, partial(_check_count, max_regions, k, len(net.layers)))
-        mesh, active = done.mesh, [*(phases[done.origin] for phases in active), done.positive]
+        phases = np.broadcast_to(on, (done.mesh.n_faces, len(on))).copy()
+        phases[:, crossing] = done.positive
+        mesh, active = done.mesh, [*(below[done.origin] for below in active), phases]
     return mesh, tuple(active)
 
 
@@ -201,6 +203,18 @@ def _check_count(most: int, layer: int, layers: int, count: int) -> None:
             f"linear_regions: {count} regions already in layer {layer} of {layers}, max_regions={most}. Give a smaller "
             "eps (or polygon), or a larger max_regions."
         )
+
+
+def _signs(net: Network, points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Which neurons of layer k are positive somewhere, which of them not everywhere, and zhat_k and tolerance of these.
+
+    One that is nowhere negative is among these: there are faces on which it is zero, and others.
+    """
+    zhat, tolerance = _preactivations(net, points, k)
+    above = zhat > tolerance
+    on = np.asarray(above.any(axis=0))
+    crossing = np.flatnonzero(on & ~above.all(axis=0))
+    return on, crossing, zhat[:, crossing], tolerance[crossing]
 
 
 def _preactivations(net: Network, points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

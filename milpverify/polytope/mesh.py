@@ -71,20 +71,16 @@ def cut(mesh: Mesh, values: np.ndarray, tolerance: np.ndarray, check: Callable[[
 
     Args:
         mesh: The mesh.
-        values: Of the functions at the vertices, shape (V, n).
+        values: Of the functions at the vertices, shape (V, n); those of one sign only cost time.
         tolerance: |value| <= tolerance counts as 0, shape (n,).
         check: Told how many faces there are whenever there are more.
     """
-    sign = signs(values, tolerance)
-    # Of one that is nowhere negative there are faces on which it is zero, and others.
-    crossing = np.flatnonzero((sign > 0).any(axis=0) & (sign <= 0).any(axis=0))
-    work = _Work(mesh, values[:, crossing], tolerance[crossing])
-    for i in range(len(crossing)):
+    work = _Work(mesh, values, tolerance)
+    for i in range(len(tolerance)):
         work.cut_by(i)
         check(work.n_faces)
-    positive = np.broadcast_to((sign > 0).any(axis=0), (work.n_faces, values.shape[1])).copy()
     mesh = work.mesh()
-    positive[:, crossing] = _on_faces(work.sign[: work.n_points], mesh.corners)[0]
+    positive = _on_faces(work.sign[: work.n_points], mesh.corners)[0]
     return Cut(mesh, work.origin[: work.n_faces].copy(), positive)
 
 
