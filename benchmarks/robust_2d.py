@@ -5,7 +5,7 @@
     python benchmarks/robust_2d.py --steps 200            quicker, and worse
 
 Points of [0, 1]^2 at least 0.08 apart (l-infinity), random labels, a 2-100-100-100-100-2 ReLU network, balls of radius
-0.03. The robust loss is the cross-entropy of minus the dual bounds of the margins (Wong & Kolter 2018, section 3.3),
+0.03. The robust loss is the cross-entropy of minus the dual bounds of the margins (Wong & Kolter 2018, theorem 2),
 with the bounds of all hidden neurons by the same dual (their algorithm 1), differentiated through. Prints a table: how
 many points are classified rightly, how many the dual bound certifies, how many the exact verifier proves robust, in how
 many balls there is an adversarial example (replayed in exact arithmetic), and how many it left open. The exit status is

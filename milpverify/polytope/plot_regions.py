@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.path import Path
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")  # a class is told by shape as well as by hue
-VECTOR_EDGES = (
-    20_000  # more edges between linear regions than these become an image: a vector file would take megabytes
-)
+VECTOR_EDGES = 50_000  # more edges between linear regions than these become an image, then the smaller file
 EDGES_A_PATH = 400  # a path of tens of thousands is beyond what renderers hold at once
 NEARLY_SQUARE = 4.0  # sides of an input set whose ratio is below it are drawn to one scale
 
@@ -91,7 +89,7 @@ def plot_regions(
     """Draw the input plane of a network: which class wins where, and the linear regions.
 
     Exact: the boundary between classes is the zero set of affine functions on exact linear regions, not a contour
-    of samples. It, the fills and up to 20,000 edges between linear regions are vector graphics; more edges
+    of samples. It, the fills and up to 50,000 edges between linear regions are vector graphics; more edges
     become an image within them.
 
     Args:
