@@ -264,13 +264,14 @@ class ReluTree:
     def answer(self) -> Answer:
         """What the tree has proven so far."""
         q, lower = self._question, self.lower()
-        stuck = STUCK if q.region.grid is None else BETWEEN
+        stuck, between = STUCK if q.region.grid is None else BETWEEN, q.region.grid is not None
         open_ = self._open_lower() < np.inf
         answers = []
         for i in range(len(q.cases)):
             closed = bool(q.closed(lower[i : i + 1])[0])
             late = bool(open_[i]) and not closed and q.left_s <= 0
-            reason = "" if closed or q.decided else stuck if not open_[i] else LATE if late else LIMIT
+            ended = not open_[i] or (between and not late and self._stuck_lower[i] < np.inf)
+            reason = "" if closed or q.decided else stuck if ended else LATE if late else LIMIT
             holds = q.gap is None and closed
             answers.append(CaseAnswer(float(lower[i]), holds, q.bounds.solver_trusted, late, reason))
         return Answer(tuple(answers), self.count)
