@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from milpverify.bounds.ascent import Ascent, Climb, ascend
-from milpverify.bounds.backward import interval_is_exact
+from milpverify.bounds.backward import Crown, interval_is_exact
 from milpverify.bounds.compute import make_problem
-from milpverify.bounds.interval import interval_layer
 from milpverify.bounds.node_parts import Multipliers
 from milpverify.bounds.nodes import NodeProblem
 from milpverify.bounds.problem import DualProblem, open_neurons
@@ -89,8 +88,9 @@ class NeuronProver:
             if left_s() <= 0:  # nothing is known of what has not been looked at
                 break
             l, u = work.loosened()
+            # An active neuron that is a column has its own bounds: the checker's intervals above are then those here.
+            layers.append(Layer("crown", (u > 0).astype(np.uint8), work.written(layers)))
             problem = problem.with_layer(l, u)
-            layers.append(Layer("crown", ((l < 0) & (u > 0)).astype(np.uint8), work.written()))
         return (*layers, *[Layer()] * (problem.n_hidden - len(layers)))
 
 
@@ -116,41 +116,22 @@ class _LayerClaims:
 
     def __init__(self, how: NeuronProver, problem: DualProblem, k: int, left_s: Callable[[], float]) -> None:
         self.how, self.problem, self.k, self.left_s = how, problem, k, left_s
-        self.l, self.u = interval_layer(problem, k)
-        if not interval_is_exact(problem, k):
-            self._crown()
+        self.l, self.u = Crown().layer(problem, k)
         self.width = self.u - self.l
         self.claims: dict[int, _Tree] = {}
-
-    def _crown(self) -> None:
-        """The bounds of the rule crown.
-
-        They are those of the checker up to rounding, and for that over unstable neurons alone: intervals over all
-        neurons below may be tighter, and then the checker would not find stable what is taken to be so here.
-        """
-        for small, some in self._problems(np.arange(len(self.l))):
-            n, nodes = len(some), NodeProblem.of(both_signs(small), np.zeros(2 * len(some)))
-            box = [np.concatenate(side) for side in zip(*map(small.source_box, range(self.k)), strict=True)]
-            W = nodes.weights[-1]
-            sides = nodes.bias[-1] + np.minimum(W * box[0], W * box[1]).sum(axis=1)
-            walked = np.flatnonzero((sides[:n] < 0) & (sides[n:] < 0))
-            rows = np.concatenate([walked, n + walked])
-            alpha = np.broadcast_to(nodes.root[1] > -nodes.root[0], (len(rows), nodes.n_neurons)) * STEPS
-            sides[rows] = np.maximum(sides[rows], nodes.claim(*_roots(nodes, alpha, np.eye(2 * n)[rows])))
-            self.l[some], self.u[some] = sides[:n], -sides[n:]
 
     def loosened(self) -> tuple[np.ndarray, np.ndarray]:
         """The bounds with room for the checker's rounding."""
         spare = SPARE * self.width
         return self.l - spare, self.u + spare
 
-    def written(self) -> tuple[Claims, ...]:
-        """The claims as a proof has them: those of one leaf, and those of trees."""
-        found = []
+    def written(self, below: Sequence[Layer]) -> tuple[Claims, ...]:
+        """The claims as a proof has them, over the neurons that the layers below list: of one leaf, and of trees."""
+        places, found = Places.of(below, self._below()), []
         for single in (True, False):
             some = {row: tree for row, tree in sorted(self.claims.items()) if (len(tree.alpha) == 1) == single}
             if some:
-                found.append(_claims(some))
+                found.append(_claims(some, places))
         return tuple(found)
 
     def ascend(self) -> None:
@@ -204,7 +185,7 @@ class _LayerClaims:
         yield from zip(self.problem.lower, self.problem.upper, strict=True)
 
     def _take(self, neuron: int, upper: bool, tree: _Tree) -> None:
-        """Keep a claim that gains, and none of the other side where it settles the sign."""
+        """Keep a claim that gains; of a neuron that is inactive no other is of use."""
         side, n = (self.u, len(self.l)) if upper else (self.l, len(self.l))
         value = -tree.value if upper else tree.value
         gain = (side[neuron] - value) if upper else (value - side[neuron])
@@ -213,8 +194,8 @@ class _LayerClaims:
             return
         side[neuron] = value
         self.claims[neuron + upper * n] = tree
-        if settles:
-            self.claims.pop(neuron + (not upper) * n, None)
+        if settles and upper:
+            self.claims.pop(neuron, None)
 
     def _grow_some(
         self,
@@ -313,19 +294,55 @@ def _written(problem: NodeProblem, leaves: Nodes) -> _Tree:
     return _Tree(phase, alpha, beta, float(problem.claim(leaves.l, leaves.u, found).min()))
 
 
-def _claims(trees: dict[int, _Tree]) -> Claims:
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the unstable neurons are among those that layers list as such, which may be more.
+
+    Attributes:
+        index: The place of each unstable neuron.
+        count: How many are listed.
+    """
+
+    index: np.ndarray
+    count: int
+
+    @classmethod
+    def of(cls, layers: Sequence[Layer], bounds: Iterable[tuple[np.ndarray, np.ndarray]]) -> Places:
+        """Those of layers with bounds l and u each; a layer without a list lists its unstable neurons."""
+        none, free, listed = np.zeros(0, dtype=bool), list[np.ndarray](), list[np.ndarray]()
+        for layer, (l, u) in zip(layers, bounds, strict=True):
+            free.append((l < 0) & (u > 0))
+            listed.append(free[-1] if layer.unstable is None else layer.unstable == 1)
+        inside = np.concatenate([none, *free])[np.concatenate([none, *listed])]
+        return cls(np.flatnonzero(inside), len(inside))
+
+    @property
+    def all_(self) -> bool:
+        """Whether no others are listed."""
+        return len(self.index) == self.count
+
+    def split(self, entries: np.ndarray) -> np.ndarray:
+        """Trees over unstable neurons as trees over listed ones."""
+        return np.where(entries < 0, -1, np.append(self.index, -1)[entries]).astype(np.int32)
+
+    def spread(self, values: np.ndarray, other: float) -> np.ndarray:
+        """(leaves, unstable) as (leaves, listed), with another number where a neuron is only listed."""
+        wide = np.full((len(values), self.count), other, dtype=values.dtype)
+        wide[:, self.index] = values
+        return wide
+
+
+def _claims(trees: dict[int, _Tree], places: Places) -> Claims:
     """Trees by rows as a proof has them."""
-    split, alpha, beta = [], [], []
+    splits, alphas, betas = [], [], []
     for tree in trees.values():
         own, order = preorder(tree.phase)
-        split.append(own)
-        alpha.append(tree.alpha[order])
-        beta.append(tree.beta[order])
-    rows, entries = np.array(list(trees), dtype=np.int32), np.concatenate(split)
-    betas = np.concatenate(beta)
-    return Claims(
-        rows, entries if len(entries) > len(rows) else None, np.concatenate(alpha), betas if betas.any() else None
-    )
+        splits.append(own)
+        alphas.append(tree.alpha[order])
+        betas.append(tree.beta[order])
+    rows, split = np.array(list(trees), dtype=np.int32), places.split(np.concatenate(splits))
+    alpha, beta = places.spread(np.concatenate(alphas), STEPS), places.spread(np.concatenate(betas), 0.0)
+    return Claims(rows, split if len(split) > len(rows) else None, alpha, beta if beta.any() else None)
 
 
 def _bytes(alpha: np.ndarray) -> np.ndarray:

@@ -25,12 +25,12 @@ from milpverify.bounds.semantics import REAL, Float32
 from milpverify.bounds.small import folded_rows, small_problem
 from milpverify.errors import OptionError
 from milpverify.network.graph import Bounds, Network
-from milpverify.proof.certificate import Certificate, Context, Group, Layer, PlaneSet
+from milpverify.proof.certificate import Certificate, Context, Group, Layer, LeafTree, PlaneSet
 from milpverify.proof.evidence import Proof, float_at_least, float_at_most
 from milpverify.proof.exact import ContextTrace, check_exact
 from milpverify.proof.float32 import float32_at_most, float32_obstacle
 from milpverify.search.box_proof import BoxProver, BoxTree, GridSides, one_leaf
-from milpverify.search.neuron_claims import SPARE, NeuronProver
+from milpverify.search.neuron_claims import NeuronProver, Places
 from milpverify.search.phase_proof import PhaseProver
 from milpverify.spec.box import Box
 from milpverify.spec.property import Case, Polyhedron, Property
@@ -331,7 +331,10 @@ class _Part:
         """A tree over phases for each of some cases, with room for what the checker has found missing from the last
         one; whether there are."""
         clock, net, semantics = self._work.clock, self._work.net, Float32() if self._work.float32 else REAL
-        bounds = _as_listed(bounds, self._layers)
+        layers = self._layers or _listed(bounds)
+        places = Places.of(layers, zip(bounds.lower, bounds.upper, strict=True))
+        if not places.all_:  # planes are about the unstable neurons alone
+            phases = replace(phases, plane_steps=0)
         problem, k = DualProblem.of(net, self._cases[0].region, bounds, semantics), len(net.layers) + 1
         for place, i in enumerate(cases):
             case = self._cases[i]
@@ -340,8 +343,8 @@ class _Part:
             found = phases.close(NodeProblem.of(small, case.unsafe.d + self._room[i]), left_s)
             if found is None:
                 return False
-            self._trees[i], own = found.written(len(self._planes))
-            self._layers = _listed(bounds, self._layers)
+            tree, own = found.written(len(self._planes))
+            self._trees[i], self._layers = _over_listed(tree, places), layers
             self._grown[i] += 1
             if own is not None:
                 self._planes.append(own)
@@ -409,24 +412,20 @@ def _shortfall(trace: ContextTrace, i: int, bits: int) -> float:
     return -float(Fraction(min(v for v in trace.values[i] if v is not None), 1 << 2 * bits))
 
 
-def _listed(bounds: Bounds, layers: tuple[Layer, ...] | None) -> tuple[Layer, ...]:
+def _listed(bounds: Bounds) -> tuple[Layer, ...]:
     """The unstable neurons of every layer, said in so many words: at another precision there may be others."""
-    free = [((l < 0) & (u > 0)).astype(np.uint8) for l, u in zip(bounds.lower, bounds.upper, strict=True)]
-    told = layers or (Layer(),) * len(free)
-    return tuple(replace(one, unstable=own) for one, own in zip(told, free, strict=True))
+    sides = zip(bounds.lower, bounds.upper, strict=True)
+    return tuple(Layer(unstable=((l < 0) & (u > 0)).astype(np.uint8)) for l, u in sides)
 
 
-def _as_listed(bounds: Bounds, layers: tuple[Layer, ...] | None) -> Bounds:
-    """Bounds by which the neurons that are listed as unstable are so; a little looser where they are not."""
-    if layers is None:
-        return bounds
-    lower, upper = list(bounds.lower), list(bounds.upper)
-    for k, layer in enumerate(layers):
-        if layer.unstable is not None:
-            spare = np.where(layer.unstable == 1, SPARE * (upper[k] - lower[k]), 0.0) + np.finfo(float).tiny
-            lower[k] = np.where(layer.unstable == 1, np.minimum(lower[k], -spare), lower[k])
-            upper[k] = np.where(layer.unstable == 1, np.maximum(upper[k], spare), upper[k])
-    return replace(bounds, lower=tuple(lower), upper=tuple(upper))
+def _over_listed(tree: LeafTree, places: Places) -> LeafTree:
+    """A tree over unstable neurons without planes, over those that are listed."""
+    if places.all_:
+        return tree
+    split = None if tree.split is None else places.split(tree.split)
+    alpha = None if tree.alpha is None else places.spread(tree.alpha, 1.0)
+    beta = None if tree.beta is None else places.spread(tree.beta, 0.0)
+    return replace(tree, split=split, alpha=alpha, beta=beta)
 
 
 def _as_floats(trace: ContextTrace, bits: int) -> Bounds:
