@@ -69,6 +69,15 @@ _HOME = {
     "tasks.ladder": "bound_ladder",
     "tasks.rungs": "Ladder Rung",
     "tasks.progress": "Progress",
+    "certificates.activation_region": "activation_region ActivationRegion",
+    "certificates.radii": "CertifiedRadii Exactness",
+    "certificates.simplex": "simplex_certificate SimplexCertificate",
+    "certificates.gains": "Gains lipschitz_certificate",
+    "certificates.decision_boundary": "decision_boundary_certificate DecisionBoundaryCertificate",
+    "certificates.dual_radius": "dual_radius",
+    "certificates.linear_model": "linear_certificate worst_linear_margins worst_cross_entropy",
+    "certificates.linear_network": "LinearNetwork margin_bound",
+    "certificates.tightness": "tightness Tightness",
     "polytope.plot_gaps": "plot_gaps",
     "polytope.page": "explore_page Page PageOptions",
     "polytope.page_scene": "Relaxation",
@@ -124,6 +133,24 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.bounds.slopes import FastLinStep as FastLinStep
     from milpverify.bounds.slopes import KappaCrown as KappaCrown
     from milpverify.bounds.zonotope import Zonotope as Zonotope
+    from milpverify.certificates.activation_region import ActivationRegion as ActivationRegion
+    from milpverify.certificates.activation_region import activation_region as activation_region
+    from milpverify.certificates.decision_boundary import DecisionBoundaryCertificate as DecisionBoundaryCertificate
+    from milpverify.certificates.decision_boundary import decision_boundary_certificate as decision_boundary_certificate
+    from milpverify.certificates.dual_radius import dual_radius as dual_radius
+    from milpverify.certificates.gains import Gains as Gains
+    from milpverify.certificates.gains import lipschitz_certificate as lipschitz_certificate
+    from milpverify.certificates.linear_model import linear_certificate as linear_certificate
+    from milpverify.certificates.linear_model import worst_cross_entropy as worst_cross_entropy
+    from milpverify.certificates.linear_model import worst_linear_margins as worst_linear_margins
+    from milpverify.certificates.linear_network import LinearNetwork as LinearNetwork
+    from milpverify.certificates.linear_network import margin_bound as margin_bound
+    from milpverify.certificates.radii import CertifiedRadii as CertifiedRadii
+    from milpverify.certificates.radii import Exactness as Exactness
+    from milpverify.certificates.simplex import SimplexCertificate as SimplexCertificate
+    from milpverify.certificates.simplex import simplex_certificate as simplex_certificate
+    from milpverify.certificates.tightness import Tightness as Tightness
+    from milpverify.certificates.tightness import tightness as tightness
     from milpverify.errors import BoundsError as BoundsError
     from milpverify.errors import CheckpointError as CheckpointError
     from milpverify.errors import InputError as InputError

@@ -29,6 +29,9 @@ NAMES = """
     plot_margin
     NeuronGap OutlineRow OutlineTable compare_outlines nested_outlines
     Theme plot_gaps plot_panels plot_polytope plot_relu polytope_panel save_figure
+    activation_region ActivationRegion CertifiedRadii Exactness simplex_certificate SimplexCertificate Gains
+    lipschitz_certificate decision_boundary_certificate DecisionBoundaryCertificate dual_radius linear_certificate
+    worst_linear_margins worst_cross_entropy LinearNetwork margin_bound tightness Tightness
 """
 
 
