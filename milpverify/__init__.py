@@ -37,6 +37,11 @@ _HOME = {
     "bounds.compute": "compute_bounds bound_rows",
     "bounds.batch": "bound_batch BatchBounds",
     "attack.fgsm": "Fgsm",
+    "attack.iterative_fgsm": "IterativeFgsm",
+    "attack.objective": "MarginToTarget TargetAgainstOthers",
+    "attack.deepfool": "DeepFool",
+    "attack.images": "attack_images Adversarials",
+    "tasks.attack_radius": "attack_radius",
     "attack.pgd": "Pgd",
     "proof.certificate": "Certificate read_certificate",
     "proof.evidence": "Verdict Holds Violated Unknown Bracket Grade Witness Replay Proof",
@@ -115,7 +120,13 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
+    from milpverify.attack.deepfool import DeepFool as DeepFool
     from milpverify.attack.fgsm import Fgsm as Fgsm
+    from milpverify.attack.images import Adversarials as Adversarials
+    from milpverify.attack.images import attack_images as attack_images
+    from milpverify.attack.iterative_fgsm import IterativeFgsm as IterativeFgsm
+    from milpverify.attack.objective import MarginToTarget as MarginToTarget
+    from milpverify.attack.objective import TargetAgainstOthers as TargetAgainstOthers
     from milpverify.attack.pgd import Pgd as Pgd
     from milpverify.bounds.ascent import Ascent as Ascent
     from milpverify.bounds.backward import Crown as Crown
@@ -259,6 +270,7 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.spec.regions import LinfBall as LinfBall
     from milpverify.spec.regions import Region as Region
     from milpverify.spec.vnnlib import read_vnnlib as read_vnnlib
+    from milpverify.tasks.attack_radius import attack_radius as attack_radius
     from milpverify.tasks.certify import Certified as Certified
     from milpverify.tasks.certify import Prover as Prover
     from milpverify.tasks.certify import certify as certify

@@ -32,6 +32,7 @@ NAMES = """
     activation_region ActivationRegion CertifiedRadii Exactness simplex_certificate SimplexCertificate Gains
     lipschitz_certificate decision_boundary_certificate DecisionBoundaryCertificate dual_radius linear_certificate
     worst_linear_margins worst_cross_entropy LinearNetwork margin_bound tightness Tightness
+    IterativeFgsm MarginToTarget TargetAgainstOthers DeepFool attack_images Adversarials attack_radius
 """
 
 

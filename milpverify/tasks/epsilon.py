@@ -6,17 +6,21 @@ import math
 
 import numpy as np
 
+from milpverify.attack.method import Attack
 from milpverify.errors import OptionError, RegionError
 from milpverify.network.graph import Network
 from milpverify.proof.evidence import Bracket, Grade
 from milpverify.spec.property import Polyhedron, robustness
 from milpverify.spec.regions import Grid, L1Ball, L2Ball, LinfBall
+from milpverify.tasks.incumbent import by_distance
 from milpverify.tasks.nearest import by_programs, by_tree
 from milpverify.tasks.prepare import prepare
 from milpverify.tasks.progress import Clock, OnProgress
 from milpverify.tasks.radius import Ball, Radius, RadiusState, distance_from_centre
 
-__all__ = ["Radius", "distance_from_centre", "minimum_epsilon"]
+__all__ = ["Radius", "by_attack", "distance_from_centre", "minimum_epsilon", "radius_state"]
+
+CLOSE = 0.9  # of the distance that a minimum-distance attack found: nearer ones are not worth attacks on balls
 
 
 def minimum_epsilon(
@@ -70,22 +74,19 @@ def minimum_epsilon(
         bracket shrinks.
     """
     clock = Clock("minimum_epsilon", time_limit_s, on_progress)
-    if ball not in (LinfBall, L1Ball, L2Ball):
-        raise OptionError(f"minimum_epsilon: {ball!r} is no ball. Choose LinfBall, L2Ball or L1Ball.")
     if grid is not None and ball is not LinfBall:
         raise OptionError("minimum_epsilon: on a grid, distances are counted in L-inf. Leave out the norm or the grid.")
-    point = net.flat(x)
-    reach = _reach(ball, point, clip, eps_max)
-    unsafe = _unsafe_sets(net, ball(point, 0.0, clip=clip), label, targets, as_largest)
+    state = radius_state("minimum_epsilon", net, x, label, ball, clip, targets, as_largest, eps_max, clock, method)
     if grid is not None:
         from milpverify.tasks.grid_radius import grid_radius
 
-        within = LinfBall(point, reach, clip=clip)
-        return grid_radius(net, within, grid, unsafe, clock, method or Radius(), on_progress)
-    state = RadiusState(net, ball(point, reach, clip=clip), unsafe, clock, method or Radius(), reach=reach)
-    if state.offer(state.property_at(0.0), point) is None:
+        return grid_radius(net, state.ball, grid, state.unsafe, clock, state.method, on_progress)
+    if state.offer(state.property_at(0.0), state.ball.center) is None:
         with clock.interrupt:
-            _by_attack(state)
+            if state.method.attack is not None:
+                if state.method.nearest is not None:
+                    by_distance(state, state.method.nearest)
+                by_attack(state, state.method.attack, 0.0 if state.witness is None else CLOSE * state.upper)
             _by_bounds(state)
             by_tree(state)
             by_programs(state)
@@ -95,6 +96,19 @@ def minimum_epsilon(
         state.timed_out and not clock.interrupt.pending, clock.seconds, net.approximations,
         state.timed_out and clock.interrupt.pending,
     )  # fmt: skip
+
+
+def radius_state(
+    who: str, net: Network, x: np.ndarray, label: int, ball: type[Ball], clip: tuple[float, float] | None,
+    targets: tuple[int, ...] | None, as_largest: bool, eps_max: float | None, clock: Clock, method: Radius | None,
+) -> RadiusState:  # fmt: skip
+    """What is known of a radius before anything is done; arguments and errors as of `minimum_epsilon`."""
+    if ball not in (LinfBall, L1Ball, L2Ball):
+        raise OptionError(f"{who}: {ball!r} is no ball. Choose LinfBall, L2Ball or L1Ball.")
+    point = net.flat(x)
+    reach = _reach(who, ball, point, clip, eps_max)
+    unsafe = _unsafe_sets(net, ball(point, 0.0, clip=clip), label, targets, as_largest)
+    return RadiusState(net, ball(point, reach, clip=clip), unsafe, clock, method or Radius(), reach=reach)
 
 
 def _unsafe_sets(
@@ -112,13 +126,13 @@ def _unsafe_sets(
     return tuple(sets)
 
 
-def _reach(ball: type[Ball], x: np.ndarray, clip: tuple[float, float] | None, eps_max: float | None) -> float:
+def _reach(who: str, ball: type[Ball], x: np.ndarray, clip: tuple[float, float] | None, eps_max: float | None) -> float:
     if eps_max is not None:
         if not 0 < eps_max < math.inf:
-            raise RegionError(f"minimum_epsilon: eps_max must be positive and finite, got {eps_max}.")
+            raise RegionError(f"{who}: eps_max must be positive and finite, got {eps_max}.")
         return float(eps_max)
     if clip is None:
-        raise RegionError("minimum_epsilon: without a clip the search has no end. Give clip=(low, high) or eps_max.")
+        raise RegionError(f"{who}: without a clip the search has no end. Give clip=(low, high) or eps_max.")
     farthest = np.maximum(np.abs(np.asarray(clip[0]) - x), np.abs(np.asarray(clip[1]) - x))
     far = {LinfBall: farthest.max(), L1Ball: farthest.sum(), L2Ball: np.linalg.norm(farthest)}[ball]
     return float(far * (1.0 + 2.0**-40))
@@ -140,11 +154,9 @@ def _by_bounds(state: RadiusState) -> None:
             high = eps
 
 
-def _by_attack(state: RadiusState) -> None:
-    """Bisect for the smallest radius that the attack breaks; where it fails once, it looks no nearer."""
-    if state.method.attack is None:
-        return
-    failed = state.lower
+def by_attack(state: RadiusState, attack: Attack, failed: float = 0.0) -> None:
+    """Bisect for the smallest radius that the attack breaks; no nearer than `failed`, nor than where it fails once."""
+    failed = max(failed, state.lower)
     for _ in range(state.method.bisections):
         high = min(state.upper, state.reach)
         if state.done or high - failed <= 0.005 * high:
@@ -154,9 +166,7 @@ def _by_attack(state: RadiusState) -> None:
         start = [] if state.witness is None else [state.witness.x]
         limit = None if math.isinf(state.clock.left) else state.clock.left / 8
         state.tell("attack")
-        results = state.method.attack.attack_all(
-            state.net, prop.cases, start=np.array(start) if start else None, time_limit_s=limit
-        )
+        results = attack.attack_all(state.net, prop.cases, start=np.array(start) if start else None, time_limit_s=limit)
         before = state.upper
         for case, result in zip(prop.cases, results, strict=True):
             if result.found:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from milpverify.attack.deepfool import DeepFool
 from milpverify.attack.pgd import Pgd
 from milpverify.bounds.method import BoundMethod
 from milpverify.errors import OptionError
@@ -30,7 +31,7 @@ class Radius:
 
     Attributes:
         bounds: Bounds of the hidden neurons; `Crown()` when None.
-        attack: Gives upper bounds; None to leave that to tree and programs.
+        attack: Gives upper bounds on balls that shrink; None to leave upper bounds to tree and programs altogether.
         tree: Decides whether the best point is the nearest one; None to leave that to the programs.
         search: Options of the programs; `search.gap` is the gap, in units of the input.
         relative_gap: The same as a share of the radius; the wider of both counts.
@@ -39,6 +40,7 @@ class Radius:
         bisections: Steps that push the proven radius up by bounds alone, and as many that push the attacked one down.
         inside: How far inside the unsafe set, in units of y, witnesses are polished, so that rounding cannot put them
             outside.
+        nearest: Minimum-distance attack that comes before `attack`, if there is one, and gives the first upper bound.
     """
 
     bounds: BoundMethod | None = None
@@ -49,6 +51,7 @@ class Radius:
     bisections: int = 8
     inside: float = 1e-7
     relative_gap: float = 0.0
+    nearest: DeepFool | None = field(default_factory=DeepFool)
 
     def __post_init__(self) -> None:
         if not self.growth > 1 or self.bisections < 0 or not self.inside >= 0 or not 0 <= self.relative_gap < 1:
