@@ -13,12 +13,14 @@ linearisation says nothing.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from milpverify.attack.gradient import Linearization
 from milpverify.attack.iterative_fgsm import check_norm
+from milpverify.attack.method import BATCH_BYTES
 from milpverify.attack.steps import Norm, onto_half_space
 from milpverify.errors import OptionError
 from milpverify.network.graph import Network
@@ -70,7 +72,7 @@ class DeepFool:
             )
 
     def search(
-        self, net: Network, x: np.ndarray, rows: np.ndarray, low: np.ndarray, high: np.ndarray
+        self, net: Network, x: np.ndarray, rows: np.ndarray, low: np.ndarray, high: np.ndarray, ends: float = np.inf
     ) -> tuple[np.ndarray, np.ndarray]:
         """Walk every input to where some row of its own is <= 0. Floating.
 
@@ -79,19 +81,32 @@ class DeepFool:
             x: Centres, shape (batch, n_inputs), within the clip.
             rows: Margins, shape (batch, targets, n_outputs): combinations of outputs without a constant.
             low, high: The clip, shape (n_inputs,) or numbers; infinite for none.
+            ends: On the clock of `time.monotonic`: no step begins later.
 
         Returns:
             The points, shape (batch, n_inputs), and whether each is adversarial in float64, shape (batch,).
         """
         low, high = (np.broadcast_to(np.asarray(side, float), x.shape[1:]) for side in (low, high))
+        step = max(1, BATCH_BYTES // (128 * rows.shape[1] * (net.n_inputs + net.n_neurons)))
+        parts = [
+            self._searched(net, x[i : i + step], rows[i : i + step], low, high, ends) for i in range(0, len(x), step)
+        ]
+        return np.concatenate([point for point, _ in parts]), np.concatenate([found for _, found in parts])
+
+    def _searched(
+        self, net: Network, x: np.ndarray, rows: np.ndarray, low: np.ndarray, high: np.ndarray, ends: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`search` for a batch whose gradients fit in memory."""
         best, hit, least = x.copy(), np.zeros(len(x), dtype=bool), np.full(len(x), np.inf)
         for _ in range(self.passes):
             cap = np.where(hit, self.longest_step * least, np.inf)
-            point, found = self._walked(net, x, rows, low, high, cap)
+            point, found = self._walked(net, x, rows, low, high, cap, ends)
             if self.straight:
                 point = self._drawn_back(net, x, point, rows, found)
             for _ in range(self.draws):
                 before = point
+                if time.monotonic() >= ends:
+                    break
                 point = self._drawn(net, x, point, rows, found, low, high)
                 if (point == before).all():
                     break
@@ -104,13 +119,14 @@ class DeepFool:
         return best, hit
 
     def _walked(
-        self, net: Network, x: np.ndarray, rows: np.ndarray, low: np.ndarray, high: np.ndarray, cap: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, net: Network, x: np.ndarray, rows: np.ndarray, low: np.ndarray, high: np.ndarray, cap: np.ndarray,
+        ends: float,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """One walk from the centres, no step longer than `cap`, shape (batch,)."""
         point, found = x.copy(), np.zeros(len(x), dtype=bool)
         for _ in range(self.steps + 1):
             left = np.flatnonzero(~found)
-            if not len(left):
+            if not len(left) or time.monotonic() >= ends:
                 break
             margins, gradients = margins_and_gradients(net, point[left], rows[left])
             found[left] = (margins <= 0).any(axis=1)

@@ -82,7 +82,8 @@ def inputs(who: str, net: Network, x: Any) -> Array:
         NetworkError: If the entries do not fit the network, or one is not finite.
     """
     values = x if hasattr(x, "requires_grad") else np.asarray(x, dtype=np.float64)
-    if not values.shape or int(np.prod(values.shape)) % max(net.n_inputs, 1):
+    size = int(np.prod(values.shape))
+    if not values.shape or not size or size % max(net.n_inputs, 1):
         raise NetworkError(
             f"{who}: the network reads {net.n_inputs} values (shape {net.input_shape}), got an array of shape "
             f"{tuple(values.shape)}. Pass one input, or a batch with one axis in front."

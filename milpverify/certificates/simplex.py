@@ -97,14 +97,23 @@ def simplex_certificate(
         raise OptionError(f"{who}: rounded radii are made on numpy arrays only. Leave `rounded` out for torch.")
     labels = class_labels(who, net, labels, x.shape[0])
     gains = chosen_gains(who, net, ball, gains)
+    xp, step = array_namespace(x), max(1, AT_ONCE // net.n_outputs)
+    parts = [_evaluated(net, x[i : i + step], labels[i : i + step], ball, gains) for i in range(0, x.shape[0], step)]
+    region, boundary, correct = (xp.concat([part[k] for part in parts]) for k in range(3))
+    value = xp.where(correct, xp.minimum(region, boundary), xp.zeros_like(boundary))
+    face = np.concatenate([part[3] for part in parts])
+    found = SimplexCertificate(value, correct, Exactness.FLOATING, region, boundary, face)
+    return _rounded(net, x, labels, ball, found) if rounded else found
+
+
+def _evaluated(
+    net: Network, x: Array, labels: np.ndarray, ball: type[Ball], gains: Gains
+) -> tuple[Array, Array, Array, np.ndarray]:
+    """P_min, d_min, whether correct, and the nearest faces of a batch that fits in memory."""
     walk = _Walk(net, ball, *net.activations(x))
     boundary, correct = walk.boundary(margin_rows(labels, net.n_outputs, x))
     face = walk.nearest_faces(gains)
-    region = walk.region(face)
-    xp = array_namespace(x)
-    value = xp.where(correct, xp.minimum(region, boundary), xp.zeros_like(boundary))
-    found = SimplexCertificate(value, correct, Exactness.FLOATING, region, boundary, face)
-    return _rounded(net, x, labels, ball, found) if rounded else found
+    return walk.region(face), boundary, correct, face
 
 
 def _rounded(

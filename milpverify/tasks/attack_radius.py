@@ -26,12 +26,13 @@ def attack_radius(
     clip: tuple[float, float] | None = None,
     targets: tuple[int, ...] | None = None,
     eps_max: float | None = None,
-    bisections: int = 8,
+    bisections: int = 20,
     time_limit_s: float | None = None,
 ) -> Bracket:
     """The distance of the nearest adversarial input that an attack finds: an upper bound of `minimum_epsilon`.
 
-    `DeepFool` looks for near points by itself; an attack on a region is run on balls whose radius is bisected.
+    `DeepFool` looks for near points by itself; an attack on a region is run on balls whose radius is bisected,
+    each time from its own starts alone.
 
     Args:
         net: The network, numpy operators.
@@ -42,7 +43,7 @@ def attack_radius(
         clip: Range the perturbed input must stay in.
         targets: Classes that count as adversarial; all others when None.
         eps_max: No point farther than this counts; the reach of the clip when None. Without a clip it is needed.
-        bisections: Of an attack on regions.
+        bisections: Of an attack on regions, at most; they end when two radii differ by half a percent.
         time_limit_s: Wall time.
 
     Returns:
@@ -62,7 +63,7 @@ def attack_radius(
             if isinstance(attack, DeepFool):
                 by_distance(state, attack)
             else:
-                by_attack(state, attack)
+                by_attack(state, attack, warm=False)
     grade = None if state.witness is None else Grade.REPLAYED
     return Bracket(
         0.0, state.upper, Grade.BOUND_ROUNDED, grade, "x", state.witness, False, clock.seconds, net.approximations,

@@ -154,8 +154,12 @@ def _by_bounds(state: RadiusState) -> None:
             high = eps
 
 
-def by_attack(state: RadiusState, attack: Attack, failed: float = 0.0) -> None:
-    """Bisect for the smallest radius that the attack breaks; no nearer than `failed`, nor than where it fails once."""
+def by_attack(state: RadiusState, attack: Attack, failed: float = 0.0, *, warm: bool = True) -> None:
+    """Bisect for the smallest radius that the attack breaks; no nearer than `failed`, nor than where it fails once.
+
+    Args:
+        warm: Whether each attack begins at the best witness too, so that even a single step is taken again and again.
+    """
     failed = max(failed, state.lower)
     for _ in range(state.method.bisections):
         high = min(state.upper, state.reach)
@@ -163,7 +167,7 @@ def by_attack(state: RadiusState, attack: Attack, failed: float = 0.0) -> None:
             return
         eps = (failed + high) / 2 if state.witness is not None or failed > state.lower else high
         prop = state.property_at(eps)
-        start = [] if state.witness is None else [state.witness.x]
+        start = [] if state.witness is None or not warm else [state.witness.x]
         limit = None if math.isinf(state.clock.left) else state.clock.left / 8
         state.tell("attack")
         results = attack.attack_all(state.net, prop.cases, start=np.array(start) if start else None, time_limit_s=limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +26,7 @@ def by_distance(state: RadiusState, attack: DeepFool) -> None:
     low, high = (-np.inf, np.inf) if state.ball.clip is None else state.ball.clip
     rows = np.concatenate([unsafe.C for _, unsafe in single])
     points, found = replace(attack, norm=type(state.ball)).search(
-        state.net, centre[None], rows[None], np.asarray(low), np.asarray(high)
+        state.net, centre[None], rows[None], np.asarray(low), np.asarray(high), time.monotonic() + state.clock.left / 8
     )
     if not found[0]:
         return

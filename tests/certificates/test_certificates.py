@@ -249,6 +249,8 @@ def test_what_does_not_fit_is_refused() -> None:
     for certificate in (simplex_certificate, lipschitz_certificate, dual_radius, decision_boundary_certificate):
         with pytest.raises(NetworkError, match="reads 3 values"):
             certificate(net, np.zeros(4), 0)
+        with pytest.raises(NetworkError, match="reads 3 values"):
+            certificate(net, np.zeros((0, 3)), 0)
         with pytest.raises(NetworkError, match="NaN"):
             certificate(net, np.array([0.0, np.nan, 0.0]), 0)
         with pytest.raises(PropertyError, match="label 3"):
