@@ -187,7 +187,7 @@ class _Target:
     def falls_short(self, r: float) -> bool:
         """Whether r D(r) < m(x). Rounded: True is a proof."""
         with np.errstate(over="ignore"):
-            rho = np.minimum(self.distance / r, 1.0)
+            rho = np.minimum(self.distance / r * (1.0 - 8.0 * UNIT), 1.0)
         wide = rho < 1.0
         low = np.where(self.open, np.where(self.distance > 0, rho, 0.0) - OUTWARD * wide, 0.0)
         high = np.where(self.open, 1.0, np.where(wide, 1.0 - rho + OUTWARD, 0.0))

@@ -133,7 +133,7 @@ def _bisected(net: Network, region: Ball, label: int, method: BoundMethod, relat
             low = high / 2.0
         else:
             high /= 2.0
-    while high - low > relative_gap * high:
+    while low > 0.0 and high - low > relative_gap * high:
         middle = (low + high) / 2.0
         low, high = (middle, high) if proven(middle) else (low, middle)
     return low

@@ -20,7 +20,7 @@ from milpverify.tasks.radius import Ball, Radius, RadiusState, distance_from_cen
 
 __all__ = ["Radius", "by_attack", "distance_from_centre", "minimum_epsilon", "radius_state"]
 
-CLOSE = 0.9  # of the distance that a minimum-distance attack found: nearer ones are not worth attacks on balls
+CLOSE = 0.97  # of the distance that a minimum-distance attack found: nearer ones are not worth attacks on balls
 
 
 def minimum_epsilon(
