@@ -70,11 +70,19 @@ class DualBound:
 
 
 @dataclass(frozen=True, eq=False)
-class _Walk:
-    """Where a walk from the target down to the input ends; in the problem's namespace."""
+class Walk:
+    """Where a walk from the target down to the input ends; in the problem's namespace.
 
-    low: Array  # (*batch, m): g without the region's part, nothing rounded outward yet
-    high: Array  # the same with max for min, where asked for
+    Attributes:
+        low: g without the region's part, nothing rounded outward yet, shape (*batch, m).
+        high: The same with max for min, where that was asked for.
+        slack: The allowance for rounding that `low` and `high` do not hold yet.
+        input_lam: lambda_0, shape (*batch, m, n_inputs).
+        nu: Per layer, on its listed neurons.
+    """
+
+    low: Array
+    high: Array
     slack: Array
     input_lam: Array
     nu: list[Array]
@@ -103,7 +111,7 @@ def dual_bound(
     """
     if kappa:
         problem = widened(problem, kappa)
-    end = _walk(problem, k, rows, rule, kappa)
+    end = walk(problem, k, rows, rule, kappa)
     value = _outward(problem, end.low, end.slack, end.input_lam)
     return DualBound(value, to_host(end.input_lam), tuple(to_host(part) for part in end.nu), kappa)
 
@@ -119,7 +127,7 @@ def dual_range(problem: DualProblem, k: int, rows: np.ndarray | Neurons, rule: R
     Returns:
         Two arrays of shape (*batch, m).
     """
-    end = _walk(problem, k, rows, rule, (), both=True)
+    end = walk(problem, k, rows, rule, (), both=True)
     low = _outward(problem, end.low, end.slack, end.input_lam)
     return low, -_outward(problem, -end.high, end.slack, -end.input_lam)
 
@@ -136,7 +144,7 @@ def dual_forms(problem: DualProblem, k: int, rows: np.ndarray, rule: Rule) -> tu
     Returns:
         lam, shape (*batch, m, n_inputs), and constant, shape (*batch, m); -infinity where something has overflown.
     """
-    end = _walk(problem, k, rows, rule, ())
+    end = walk(problem, k, rows, rule, ())
     constant = to_host(end.low - end.slack * (1.0 + 1e-9))
     return to_host(end.input_lam), np.where(np.isfinite(constant), np.nextafter(constant, -np.inf), -np.inf)
 
@@ -181,9 +189,17 @@ def _outward(problem: DualProblem, value: Array, slack: Array, input_lam: Array)
     return np.where(np.isfinite(total), np.nextafter(total, -np.inf), -np.inf)
 
 
-def _walk(
+def walk(
     problem: DualProblem, k: int, rows: np.ndarray | Neurons, rule: Rule, kappa: Sequence[Kappa], *, both: bool = False
-) -> _Walk:
+) -> Walk:
+    """g from the rows down to the input, before the region's part and the rounding outward. Floating.
+
+    Nothing is assigned in place where every neuron of each layer is listed, so that torch can differentiate it.
+
+    Args:
+        problem, k, rows, rule, kappa: As in `dual_bound`.
+        both: Whether `high` is wanted.
+    """
     low, slack, lam = _start(problem, k, rows)
     xp, high = array_namespace(low), low
     kept: list[Array] = []
@@ -212,7 +228,7 @@ def _walk(
     if lam[0] is None:
         lam[0] = xp.zeros((*low.shape, problem.n_inputs), dtype=low.dtype, device=device(low))
     kept.reverse()
-    return _Walk(low, high, slack, lam[0], kept)
+    return Walk(low, high, slack, lam[0], kept)
 
 
 def _start(problem: DualProblem, k: int, rows: np.ndarray | Neurons) -> tuple[Array, Array, list[Any]]:

@@ -111,7 +111,7 @@ class LinearOperator(ABC):
             return self.rows(index)
         unit = np.zeros((len(index), self.out_size))
         unit[np.arange(len(index)), index] = 1.0
-        return self.transpose_apply(array_namespace(like).asarray(unit, device=device(like)))
+        return self.transpose_apply(array_namespace(like).asarray(unit, dtype=like.dtype, device=device(like)))
 
     def dense(self) -> np.ndarray:
         """The whole matrix, shape (out_size, in_size)."""

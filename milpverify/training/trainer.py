@@ -1,0 +1,102 @@
+"""One loop for every loss: a radius that grows, checkpoints, early stop, and no weights lost to a NaN."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from milpverify.errors import OptionError
+from milpverify.tasks.progress import OnProgress
+from milpverify.training.ball import Norm
+from milpverify.training.datasets import ImageSet
+from milpverify.training.losses import Loss, StandardLoss
+from milpverify.training.records import TrainedModel
+from milpverify.training.run import Run
+from milpverify.training.schedule import EpsSchedule
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Adam on a loss over balls around the images.
+
+    Equal seeds, data, options and versions give equal weights on one machine's CPU, also when a run is interrupted and
+    gone on with: every epoch draws from a generator of its own.
+
+    Attributes:
+        loss: What is minimised.
+        eps: How the radius grows; a number stands for that radius from the start.
+        norm: Norm of the balls, and the range of valid inputs.
+        epochs: Passes over the images.
+        batch_size: Images a step.
+        learning_rate: Of Adam (Kingma & Ba 2015); its other numbers are torch's.
+        halve_every: Epochs after which the learning rate is halved, again and again; None for never.
+        patience: Epochs at the final radius without a better validation loss after which the run ends; None for all.
+        seed: Of the order of the images and of random starts.
+        device: A torch device.
+
+    Raises:
+        OptionError: If a number is out of range, or the radius grows beyond the clip.
+    """
+
+    loss: Loss = field(default_factory=StandardLoss)
+    eps: EpsSchedule | float = 0.0
+    norm: Norm = field(default_factory=Norm)
+    epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    halve_every: int | None = None
+    patience: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        counts = {"epochs": self.epochs, "batch_size": self.batch_size}
+        counts.update({k: v for k in ("halve_every", "patience") if (v := getattr(self, k)) is not None})
+        for name, count in counts.items():
+            if count < 1:
+                raise OptionError(f"Trainer: {name} must be at least 1, got {count}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise OptionError(f"Trainer: learning_rate must be positive and finite, got {self.learning_rate}.")
+        self.norm.check_eps(self.schedule.eps, "Trainer")
+
+    @property
+    def schedule(self) -> EpsSchedule:
+        """The radius as a schedule."""
+        return self.eps if isinstance(self.eps, EpsSchedule) else EpsSchedule(float(self.eps), float(self.eps))
+
+    def fit(
+        self,
+        model: nn.Module,
+        data: ImageSet,
+        *,
+        validation: ImageSet | None = None,
+        checkpoint: Path | str | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> TrainedModel:
+        """Train a copy of a module. Floating: nothing here proves anything; the verifier judges what comes out.
+
+        Args:
+            model: What `Twin` takes, with one output a class.
+            data: The images to train on.
+            validation: Images that choose the epoch, by their loss at the final radius.
+            checkpoint: A file that the run is saved to after each epoch, and gone on from if it exists; more epochs
+                than then are allowed.
+            on_progress: Called after every step.
+
+        Returns:
+            The module with its history. A loss that is not finite and Ctrl-C end the run with the last whole epoch.
+
+        Raises:
+            OptionError: If the device is not there, `patience` has no validation images, or the first epoch already
+                ends in a loss that is not finite.
+            NetworkError: If the module cannot be trained on these images.
+            CheckpointError: If the checkpoint is damaged or of another run; it is left as it is.
+        """
+        if self.patience is not None and validation is None:
+            raise OptionError("Trainer: patience needs validation images. Give some, or leave patience out.")
+        return Run(self, model, data, validation, checkpoint, on_progress).whole()
