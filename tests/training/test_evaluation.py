@@ -1,0 +1,120 @@
+"""The table of errors: attacks below, bounds above, the exact error between, and right where it is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import milpverify as mv
+from milpverify.errors import BoundsError, OptionError
+from milpverify.training.ball import Norm
+from milpverify.training.datasets import ImageSet
+from milpverify.training.evaluation import Evaluator, RobustError, RobustEvaluation, robust_evaluation
+from milpverify.training.models import mlp
+from milpverify.training.trainer import Trainer
+from tests.training.training_cases import CLASSES, SHAPE, images
+
+NAMES = ["clean", "fgsm", "pgd", "interval", "dual", "alpha", "exact"]
+
+
+@pytest.mark.parametrize("norm", [Norm(), Norm(clip=None), Norm(2.0), Norm(1.0)], ids=str)
+def test_errors_stand_in_order_image_by_image(norm: Norm) -> None:
+    trained = Trainer(epochs=4, batch_size=10, learning_rate=0.02).fit(mlp(SHAPE, (10, 8), CLASSES), images(60))
+    net = mv.from_torch(trained.model, SHAPE)
+    eps = {np.inf: 0.12, 2.0: 0.3, 1.0: 0.6}[norm.p]
+    found = robust_evaluation(net, images(24, 1), eps, norm=norm)
+    assert [e.name for e in found.errors] == NAMES
+    exact = found["exact"]
+    assert not exact.open.any()
+    assert 0 < exact.wrong.sum() < 24  # else the order says nothing
+    for name in ("clean", "fgsm", "pgd"):
+        assert (found[name].wrong <= exact.wrong).all()
+    for name in ("interval", "dual", "alpha"):
+        assert (exact.wrong <= (found[name].wrong | found[name].open)).all()
+    assert found["clean"].lower == found["clean"].upper
+    assert found["pgd"].upper == 1.0
+
+
+def linear(seed: int) -> tuple[mv.Network, np.ndarray, np.ndarray]:
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES)).eval()
+    return (
+        mv.from_torch(module, SHAPE),
+        module[1].weight.detach().double().numpy(),
+        module[1].bias.detach().double().numpy(),
+    )
+
+
+@pytest.mark.parametrize("p", [np.inf, 2.0, 1.0])
+def test_the_exact_error_of_a_linear_network_is_the_closed_form(p: float) -> None:
+    """Without a clip the least margin over the ball is (w_y - w_t).x + b_y - b_t - eps ||w_y - w_t||_q."""
+    net, W, b = linear(0)
+    data, eps = images(30), {np.inf: 0.05, 2.0: 0.2, 1.0: 0.5}[p]
+    y = np.argmax(data.images.reshape(30, -1) @ W.T + b, axis=1)
+    data = ImageSet(data.images, np.where(np.arange(30) % 5, y, (y + 1) % CLASSES))
+    q = {np.inf: 1, 2.0: 2, 1.0: np.inf}[p]
+    wrong = []
+    for x, label in zip(data.images.reshape(30, -1).astype(float), data.labels, strict=True):
+        others = [t for t in range(CLASSES) if t != label]
+        rows, offset = W[label] - W[others], b[label] - b[others]
+        wrong.append((rows @ x + offset - eps * np.linalg.norm(rows, ord=q, axis=1)).min() <= 0)
+    assert 6 < sum(wrong) < 30
+    found = robust_evaluation(net, data, eps, norm=Norm(p, None))
+    np.testing.assert_array_equal(found["exact"].wrong, wrong)
+    assert found["clean"].lower == 6 / 30
+    for name in ("fgsm", "dual"):  # on a linear network one step attains the minimum, and the bound is it
+        assert found[name].lower == found["exact"].lower or name == "dual"
+        assert name == "fgsm" or found[name].upper == found["exact"].upper
+
+
+def test_a_tie_is_an_error() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).eval()
+    with torch.no_grad():
+        module[1].weight.fill_(0.25)
+        module[1].bias.fill_(0.1)
+    net = mv.from_torch(module, SHAPE)
+    data = ImageSet(images(3).images, [0, 1, 0])
+    assert robust_evaluation(net, data, 0.0)["clean"].lower == 1.0
+
+
+def test_what_runs_out_of_time_is_open_and_counts_above_only() -> None:
+    trained = Trainer(epochs=2, batch_size=10).fit(mlp(SHAPE, (30, 30), CLASSES), images(60))
+    method = Evaluator(bounds=(), image_limit_s=1e-9)
+    found = robust_evaluation(mv.from_torch(trained.model, SHAPE), images(10, 1), 0.2, method=method)
+    exact = found["exact"]
+    assert exact.open.any()
+    assert exact.lower < exact.upper == pytest.approx(exact.lower + exact.open.mean())
+    assert not (exact.open & exact.wrong).any()
+
+
+def test_rows_that_contradict_each_other_are_a_bug_that_is_told() -> None:
+    yes, no = np.array([True, False]), np.array([False, False])
+    attack, bound = RobustError("pgd", yes, ~yes, 0.0), RobustError("dual", no, no, 0.0)
+    table = RobustEvaluation("images", 2, 0.1, Norm(), (attack, replace(bound, open=~no)))
+    assert table["dual"].upper == 1.0
+    with pytest.raises(BoundsError, match="image 0 is proven robust by dual"):
+        RobustEvaluation("images", 2, 0.1, Norm(), (attack, bound))
+
+
+def test_the_table_reads_as_text_and_as_json() -> None:
+    net, _, _ = linear(0)
+    found = robust_evaluation(net, images(4), 0.1, method=Evaluator(exact=False))
+    assert [e["name"] for e in found.to_dict()["errors"]] == NAMES[:-1]
+    lines = str(found).splitlines()
+    assert "4 images of rows, linf eps 0.1" in lines[0] and len(lines) == 2 + len(NAMES[:-1])
+    with pytest.raises(KeyError):
+        found["exact"]
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    net, _, _ = linear(0)
+    with pytest.raises(OptionError, match="reads 16 values"):
+        robust_evaluation(net, ImageSet(np.zeros((2, 1, 3, 3)), [0, 1]), 0.1)
+    with pytest.raises(OptionError, match="eps"):
+        robust_evaluation(net, images(2), -0.1)
+    with pytest.raises(OptionError, match="clip"):
+        robust_evaluation(net, images(2), 2.0)
