@@ -101,6 +101,15 @@ _HOME = {
     "polytope.exact_neurons": "ExactNeurons",
     "polytope.comparison": "compare_outlines nested_outlines OutlineRow OutlineTable",
     "polytope.attribution": "attribute_gap Attribution NeuronGap",
+    "training.attack": "PgdAscent",
+    "training.ball": "Norm",
+    "training.datasets": "ImageSet read_digits read_idx_folder",
+    "training.evaluation": "Evaluator RobustError RobustEvaluation robust_evaluation",
+    "training.losses": "AdversarialLoss DualLoss IntervalLoss StandardLoss",
+    "training.records": "EpochRecord TrainedModel",
+    "training.schedule": "EpsSchedule",
+    "training.to_onnx": "save_onnx",
+    "training.trainer": "Trainer",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
@@ -295,3 +304,21 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.tighten.progressive import Progressive as Progressive
     from milpverify.tighten.progressive import StepReport as StepReport
     from milpverify.tighten.progressive import progressive_bounds as progressive_bounds
+    from milpverify.training.attack import PgdAscent as PgdAscent
+    from milpverify.training.ball import Norm as Norm
+    from milpverify.training.datasets import ImageSet as ImageSet
+    from milpverify.training.datasets import read_digits as read_digits
+    from milpverify.training.datasets import read_idx_folder as read_idx_folder
+    from milpverify.training.evaluation import Evaluator as Evaluator
+    from milpverify.training.evaluation import RobustError as RobustError
+    from milpverify.training.evaluation import RobustEvaluation as RobustEvaluation
+    from milpverify.training.evaluation import robust_evaluation as robust_evaluation
+    from milpverify.training.losses import AdversarialLoss as AdversarialLoss
+    from milpverify.training.losses import DualLoss as DualLoss
+    from milpverify.training.losses import IntervalLoss as IntervalLoss
+    from milpverify.training.losses import StandardLoss as StandardLoss
+    from milpverify.training.records import EpochRecord as EpochRecord
+    from milpverify.training.records import TrainedModel as TrainedModel
+    from milpverify.training.schedule import EpsSchedule as EpsSchedule
+    from milpverify.training.to_onnx import save_onnx as save_onnx
+    from milpverify.training.trainer import Trainer as Trainer

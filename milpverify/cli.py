@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from milpverify.commands import bounds, explore, export, measure, polytope, proofs, ranges, show, verify
+from milpverify.commands import bounds, explore, export, measure, polytope, proofs, ranges, show, train, verify
 from milpverify.commands.options import Parser
 from milpverify.commands.process import in_own_process
 from milpverify.errors import InputError, MilpverifyError, OptionError
@@ -111,6 +111,7 @@ def build_parser() -> Parser:
     polytope.register(commands)
     explore.register(commands)
     export.register(commands)
+    train.register(commands)
     return parser
 
 

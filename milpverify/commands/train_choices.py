@@ -1,0 +1,149 @@
+"""The strings of `train` turned into data, modules, losses and a trainer."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from milpverify.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from milpverify.training.ball import Norm
+    from milpverify.training.datasets import ImageSet
+    from milpverify.training.losses import Loss
+    from milpverify.training.trainer import Trainer
+
+DUAL, STANDARD = ("dual", "dual-hinge"), "standard"
+LOSS_NAMES = (STANDARD, "pgd", "interval", *DUAL)
+
+
+def need_torch() -> None:
+    """Refuse to go on without torch.
+
+    Raises:
+        OptionError: If it is not installed.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise OptionError("train: torch is not installed. Install milpverify[torch].")
+
+
+def data(args: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
+    """Training and test images.
+
+    Raises:
+        InputError: If they cannot be read.
+    """
+    from milpverify.training.datasets import read_digits, read_idx_folder
+
+    kind, _, folder = args.data.partition(":")
+    if args.data == "digits":
+        train, test = read_digits(args.seed)
+    elif kind == "idx" and folder:
+        train, test = read_idx_folder(Path(folder))
+    else:
+        raise OptionError(f"--data: expected digits or idx:FOLDER, got '{args.data}'. Name one of them.")
+    return train.first(args.images), test
+
+
+def model(args: argparse.Namespace, images: ImageSet) -> nn.Module:
+    """The module with its first weights.
+
+    Raises:
+        OptionError: If it cannot be made.
+    """
+    from milpverify.training.models import mlp, wong_small
+
+    text: str = args.model
+    if text == "wong-small":
+        return wong_small(images.input_shape, images.n_classes, args.seed)
+    if re.fullmatch(r"mlp:[0-9]+(-[0-9]+)*", text):
+        widths = [int(n) for n in text.removeprefix("mlp:").split("-")]
+        return mlp(images.input_shape, widths, images.n_classes, args.seed)
+    path, _, name = text.rpartition(":")
+    if not path.endswith(".py") or not name.isidentifier():
+        raise OptionError(f"--model: expected mlp:100-100, wong-small or file.py:NAME, got '{text}'. Name one of them.")
+    return _from_file(Path(path), name, images, args.seed)
+
+
+def _from_file(path: Path, name: str, images: ImageSet, seed: int) -> nn.Module:
+    """What the function `name` of a Python file makes."""
+    import torch
+
+    if not path.is_file():
+        raise OptionError(f"--model: there is no file {path}. Check the path.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # the suffix is .py
+    code = importlib.util.module_from_spec(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            spec.loader.exec_module(code)
+            if not hasattr(code, name):
+                raise OptionError(f"--model: {path} defines no {name}. Check the name.")
+            made: Any = getattr(code, name)(images.input_shape, images.n_classes)
+        except OptionError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            kind = type(error).__name__
+            raise OptionError(f"--model: {path} failed ({kind}: {error}). Run it alone to find out why.") from None
+    if not isinstance(made, torch.nn.Module):
+        raise OptionError(f"--model: {name} of {path} gave {type(made).__name__}, expected an nn.Module. Return one.")
+    return made
+
+
+def norm(args: argparse.Namespace) -> Norm:
+    """The norm of the balls, with the clip."""
+    from milpverify.training.ball import Norm
+
+    low, high = args.clip
+    return Norm({"linf": math.inf, "l2": 2.0, "l1": 1.0}[args.norm], (low, high))
+
+
+def loss(args: argparse.Namespace) -> Loss:
+    """What is minimised.
+
+    Raises:
+        OptionError: If the loss has no clean share, or it is out of range.
+    """
+    from milpverify.training.losses import AdversarialLoss, DualLoss, IntervalLoss, StandardLoss
+
+    share: float | None = args.clean_share
+    if args.loss == STANDARD:
+        if share is not None:
+            raise OptionError("--clean-share: the standard loss is at clean images only. Leave it out.")
+        return StandardLoss()
+    if args.loss in DUAL:
+        return DualLoss(hinge=args.loss == "dual-hinge", clean_share=0.0 if share is None else share)
+    half = 0.5 if share is None else share
+    return AdversarialLoss(clean_share=half) if args.loss == "pgd" else IntervalLoss(clean_share=half)
+
+
+def trainer(args: argparse.Namespace) -> Trainer:
+    """How it is trained.
+
+    Raises:
+        OptionError: If an option is out of range.
+    """
+    from milpverify.training.schedule import EpsSchedule
+    from milpverify.training.trainer import Trainer
+
+    eps = args.eps or 0.0
+    growing = args.wait or args.ramp
+    return Trainer(
+        loss(args),
+        EpsSchedule(eps, 0.0 if growing else eps, args.wait, args.ramp),
+        norm(args),
+        epochs=args.epochs,
+        batch_size=args.batch,
+        learning_rate=args.learning_rate,
+        halve_every=args.halve_every,
+        patience=args.patience,
+        seed=args.seed,
+        device=args.device,
+    )
