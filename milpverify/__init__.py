@@ -108,6 +108,7 @@ _HOME = {
     "training.losses": "AdversarialLoss DualLoss IntervalLoss StandardLoss",
     "training.records": "EpochRecord TrainedModel",
     "training.schedule": "EpsSchedule",
+    "training.tightness": "TightnessPenalty",
     "training.to_onnx": "save_onnx",
     "training.trainer": "Trainer",
 }
@@ -320,5 +321,6 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.training.records import EpochRecord as EpochRecord
     from milpverify.training.records import TrainedModel as TrainedModel
     from milpverify.training.schedule import EpsSchedule as EpsSchedule
+    from milpverify.training.tightness import TightnessPenalty as TightnessPenalty
     from milpverify.training.to_onnx import save_onnx as save_onnx
     from milpverify.training.trainer import Trainer as Trainer

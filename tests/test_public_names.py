@@ -34,7 +34,8 @@ NAMES = """
     worst_linear_margins worst_cross_entropy LinearNetwork margin_bound tightness Tightness
     IterativeFgsm MarginToTarget TargetAgainstOthers DeepFool attack_images Adversarials attack_radius
     AdversarialLoss DualLoss EpochRecord EpsSchedule Evaluator ImageSet IntervalLoss Norm PgdAscent RobustError
-    RobustEvaluation StandardLoss TrainedModel Trainer read_digits read_idx_folder robust_evaluation save_onnx
+    RobustEvaluation StandardLoss TightnessPenalty TrainedModel Trainer read_digits read_idx_folder robust_evaluation
+    save_onnx
 """
 
 

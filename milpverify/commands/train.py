@@ -75,6 +75,9 @@ def _add_task_options(parser: Parser) -> None:
     group.add_argument(
         "--clean-share", type=float, metavar="P", help="of the loss at clean images (pgd, interval: 0.5; dual: 0)"
     )
+    group.add_argument(
+        "--tightness", type=float, nargs=2, metavar=("D", "R"), help="weights of the indicators d and r (dual losses)"
+    )
 
 
 def _add_loop_options(parser: Parser) -> None:

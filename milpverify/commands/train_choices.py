@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from milpverify.training.ball import Norm
     from milpverify.training.datasets import ImageSet
-    from milpverify.training.losses import Loss
+    from milpverify.training.losses import Loss, Penalty
     from milpverify.training.trainer import Trainer
 
 DUAL, STANDARD = ("dual", "dual-hinge"), "standard"
@@ -114,14 +114,28 @@ def loss(args: argparse.Namespace) -> Loss:
     from milpverify.training.losses import AdversarialLoss, DualLoss, IntervalLoss, StandardLoss
 
     share: float | None = args.clean_share
+    if args.tightness is not None and args.loss not in DUAL:
+        raise OptionError(
+            f"--tightness: the indicators are about the dual bound, not the {args.loss} loss. Leave it out."
+        )
     if args.loss == STANDARD:
         if share is not None:
             raise OptionError("--clean-share: the standard loss is at clean images only. Leave it out.")
         return StandardLoss()
     if args.loss in DUAL:
-        return DualLoss(hinge=args.loss == "dual-hinge", clean_share=0.0 if share is None else share)
+        return DualLoss(args.loss == "dual-hinge", 0.0 if share is None else share, penalties=_penalties(args))
     half = 0.5 if share is None else share
     return AdversarialLoss(clean_share=half) if args.loss == "pgd" else IntervalLoss(clean_share=half)
+
+
+def _penalties(args: argparse.Namespace) -> tuple[Penalty, ...]:
+    """The tightness term, which grows with the radius."""
+    from milpverify.training.tightness import TightnessPenalty
+
+    if args.tightness is None:
+        return ()
+    weight_d, weight_r = args.tightness
+    return (TightnessPenalty(weight_d, weight_r, args.wait, args.ramp),)
 
 
 def trainer(args: argparse.Namespace) -> Trainer:

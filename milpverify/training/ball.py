@@ -89,36 +89,55 @@ class BallBatch:
         return bool(np.isinf(self.norm.p))
 
     def minimum(self, lam: Tensor) -> Tensor:
-        r"""Lower bounds of min lam.x over each ball. Floating, differentiable in lam.
+        """Lower bounds of min lam.x over each ball: the lower end of `span`."""
+        return self.span(lam)[0]
 
-        Over the ball lam.c - eps ||lam||_q with 1/p + 1/q = 1, over the box lam.m - |lam|.r with its middle and half
-        widths; both are exact without a clip, and the box is for p = infinity. With a clip and p < infinity the larger
-        of both is a lower bound, not always the minimum (`spec.round_balls` splits lam to close the rest).
+    def span(self, lam: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Bounds of lam.x over each ball, from below and above. Floating, differentiable in lam.
+
+        Over the ball lam.c -+ eps ||lam||_q with 1/p + 1/q = 1, over the box lam.m -+ |lam|.r with its middle and half
+        widths; both are exact without a clip, and the box is for p = infinity. With a clip and p < infinity the tighter
+        of both is taken, which is not always exact (`spec.round_balls` splits lam to close the rest).
 
         Args:
             lam: Shape (m, n), the same rows for every ball, or (B, m, n).
 
         Returns:
-            Shape (B, m).
+            Two of shape (B, m).
 
         Source:
             Wong & Kolter 2018, theorem 1 (the dual norm of nu_1).
         """
         if self.is_box:
             return self._over_box(lam)
-        over_ball = _product(lam, self.centre) - self.eps * _size(lam, DUAL_NORM[self.norm.p])
+        middle, reach = _product(lam, self.centre), self.eps * _size(lam, DUAL_NORM[self.norm.p])
         if self.norm.clip is None:
-            return over_ball
-        return over_ball.maximum(self._over_box(lam))
+            return middle - reach, middle + reach
+        low, high = self._over_box(lam)
+        return low.maximum(middle - reach), high.minimum(middle + reach)
 
     def minimiser(self, lam: Tensor) -> Tensor:
-        """Corners of the bounding boxes that attain min lam.x over the boxes, shape (B, m, n)."""
-        low, high, centre = (v[:, None, :] for v in (self.lower, self.upper, self.centre))
-        return low.where(lam > 0, high.where(lam < 0, centre + 0.0 * lam))
+        """Points of the balls where lam.x is least, moved into the clip: (B, m, n) to the same shape. Floating.
 
-    def _over_box(self, lam: Tensor) -> Tensor:
-        middle, radius = (self.lower + self.upper) / 2, (self.upper - self.lower) / 2
-        return _product(lam, middle) - _product(lam.abs(), radius)
+        For p = infinity and without a clip they attain `minimum`; otherwise they are points of the ball all the same,
+        if its centre lies within the clip.
+        """
+        import torch
+
+        low, high, centre = (v[:, None, :] for v in (self.lower, self.upper, self.centre))
+        if self.is_box:
+            return torch.where(lam > 0, low, torch.where(lam < 0, high, centre))
+        if self.norm.p == 2:
+            direction = lam / _size(lam, 2.0)[..., None].clamp(min=1e-30)
+        else:
+            largest = lam.abs().argmax(dim=-1, keepdim=True)
+            direction = torch.zeros_like(lam).scatter(-1, largest, lam.gather(-1, largest).sign())
+        return (centre - self.eps * direction).maximum(low).minimum(high)
+
+    def _over_box(self, lam: Tensor) -> tuple[Tensor, Tensor]:
+        middle = _product(lam, (self.lower + self.upper) / 2)
+        reach = _product(lam.abs(), (self.upper - self.lower) / 2)
+        return middle - reach, middle + reach
 
 
 def _product(lam: Tensor, x: Tensor) -> Tensor:

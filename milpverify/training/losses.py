@@ -20,6 +20,7 @@ from milpverify.training.attack import PgdAscent
 from milpverify.training.ball import BallBatch, Norm
 from milpverify.training.relaxation import (
     LiveProblem,
+    RowBounds,
     dual_rows,
     interval_rows,
     with_dual_bounds,
@@ -151,14 +152,15 @@ class AdversarialLoss(Loss):
 
 
 class Penalty(Protocol):
-    """A term that is added to a `DualLoss` loss: a weight that may warm up with `batch.epoch`, times an indicator."""
+    """A term that is added to a `DualLoss`: a weight that may warm up with `batch.epoch`, times an indicator."""
 
-    def __call__(self, problem: LiveProblem, batch: Batch) -> Tensor:
-        """A scalar, from the hidden bounds that the dual bound rests on.
+    def __call__(self, problem: LiveProblem, found: RowBounds, batch: Batch) -> Tensor:
+        """A scalar, from what the dual bound rests on.
 
         Args:
             problem: `problem.lower[k]` and `problem.upper[k]`, tensors of shape (B, n), bound hidden layer k + 1.
-            batch: `batch.rows` are the rows that were bounded.
+            found: The bounds of the margins, with their multipliers.
+            batch: `batch.rows` are the margins' rows.
         """
 
 
@@ -196,10 +198,10 @@ class DualLoss(Loss):
         hinge: Multi-class hinge max_j max(0, 1 - J_j) in place of cross-entropy.
         clean_share: Share of the loss at the images themselves; the paper's is 0.
         method: The closed form that chooses nu: FastLin is the paper's, Crown adapts its lower slopes.
-        penalties: Terms that are added, tightness indicators say; their repr must tell them apart (checkpoints).
+        penalties: Terms that are added, such as `TightnessPenalty`; their repr must tell them apart (checkpoints).
 
     Raises:
-        OptionError: If `clean_share` is not between 0 and 1.
+        OptionError: If `clean_share` is not between 0 and 1, or penalties come with another method than FastLin.
 
     Source:
         Wong & Kolter 2018, algorithm 1 and theorem 2; hinge: Crammer & Singer 2001, eq. 1.
@@ -213,14 +215,17 @@ class DualLoss(Loss):
 
     def __post_init__(self) -> None:
         _check_share("DualLoss", self.clean_share)
+        if self.penalties and self.method is not FastLin:
+            raise OptionError("DualLoss: penalties are about the slopes of FastLin. Leave `method` or `penalties` out.")
 
     def __call__(self, batch: Batch) -> LossValue:
         problem = with_dual_bounds(batch.layers, batch.balls, self.method)
-        margin = dual_rows(problem, batch.rows, self.method)
+        found = dual_rows(problem, batch.rows, self.method)
+        margin = found.value
         robust = robust_hinge if self.hinge else robust_cross_entropy
         loss = _mixed(robust(margin, batch.y), batch, self.clean_share)
         for penalty in self.penalties:
-            loss = loss + penalty(problem, batch)
+            loss = loss + penalty(problem, found, batch)
         return LossValue(loss, unproven(margin, batch.y))
 
 

@@ -91,7 +91,8 @@ def dual_limits(problem: LiveProblem, k: int, method: type[Backward] = FastLin) 
         return interval_range(problem, k)  # equal to g there, and cheaper
     if method.odd:
         end = walk(problem, k, Neurons(both=False), method.rule, (), both=True)
-        return end.low + balls.minimum(end.input_lam), end.high - balls.minimum(-end.input_lam)
+        least, most = balls.span(end.input_lam)
+        return end.low + least, end.high + most
     end = walk(problem, k, Neurons(), method.rule, ())
     value: Any = end.low + balls.minimum(end.input_lam)
     half = problem.affine(k).size
@@ -135,15 +136,30 @@ def interval_rows(problem: LiveProblem, rows: np.ndarray) -> Tensor:
     return value
 
 
-def dual_rows(problem: LiveProblem, rows: np.ndarray, method: type[Backward] = FastLin) -> Tensor:
-    """Lower bounds of rows . y by g, rows (B, m, n_outputs). Floating, differentiable; shape (B, m).
+@dataclass(frozen=True, eq=False)
+class RowBounds:
+    """Lower bounds of rows of the output, and the multipliers behind them; tensors that carry gradients.
+
+    Attributes:
+        value: Shape (B, m).
+        input_lam: lambda_0, shape (B, m, n_inputs).
+        nu: Per hidden layer, on all its neurons, shape (B, m, n_k).
+    """
+
+    value: Tensor
+    input_lam: Tensor
+    nu: tuple[Tensor, ...]
+
+
+def dual_rows(problem: LiveProblem, rows: np.ndarray, method: type[Backward] = FastLin) -> RowBounds:
+    """Lower bounds of rows . y by g, rows (B, m, n_outputs). Floating, differentiable.
 
     Source:
         Wong & Kolter 2018, theorem 1 and eq. 5.
     """
     balls: Any = problem.region
     end = walk(problem, len(problem.layers), rows, method.rule, ())
-    return end.low + balls.minimum(end.input_lam)
+    return RowBounds(end.low + balls.minimum(end.input_lam), end.input_lam, tuple(end.nu))
 
 
 def _bounded(problem: LiveProblem, l: Any, u: Any) -> LiveProblem:

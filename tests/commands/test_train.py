@@ -96,6 +96,15 @@ def test_equal_options_give_equal_networks_and_a_checkpoint_goes_on(
     assert train(capsys, f"{words} --checkpoint run.pt")["network"]["fingerprint"] == whole
 
 
+def test_tightness_weights_reach_the_loss(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    losses = []
+    for weights in ("0 0", "0.1 0.1"):
+        found = train(capsys, f"--eps 0.1 --tightness {weights}")
+        losses.append(found["result"]["training"]["epochs"][0]["loss"])
+        assert found["question"]["tightness"] == [float(w) for w in weights.split()]
+    assert losses[1] > losses[0]
+
+
 def test_a_factory_of_ones_own_is_trained(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = "train net.onnx --eps 0.03 --epochs 1 --images 50 --evaluate 0 --model own.py:small"
     assert main(arguments.split()) == 0
@@ -185,6 +194,8 @@ BAD = {
     "model with too few outputs": "net.onnx --eps 0.1 --model own.py:narrow",
     "no such checkpoint": "net.onnx --eps 0.1 --checkpoint text.txt",
     "checkpoint in a missing folder": "net.onnx --eps 0.1 --checkpoint none/run.pt",
+    "tightness of another loss": "net.onnx --eps 0.1 --loss pgd --tightness 0.1 0.1",
+    "negative tightness": "net.onnx --eps 0.1 --tightness -1 0.1",
     "no epochs": "net.onnx --eps 0.1 --epochs 0",
     "no learning": "net.onnx --eps 0.1 --learning-rate 0",
     "negative ramp": "net.onnx --eps 0.1 --ramp -1",

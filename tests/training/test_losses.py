@@ -25,7 +25,7 @@ from milpverify.training.losses import (
     robust_hinge,
     unproven,
 )
-from milpverify.training.relaxation import LiveProblem
+from milpverify.training.relaxation import LiveProblem, RowBounds
 from milpverify.training.twin import Twin
 from tests.training.training_cases import SHAPE, images, modules
 
@@ -177,7 +177,7 @@ def test_a_tie_is_not_proven_and_the_hinge_is_the_largest_shortfall() -> None:
 def test_penalties_are_added_to_the_dual_loss_with_the_bounds_it_rests_on() -> None:
     module = modules()["dense"]
 
-    def width(problem: LiveProblem, b: Batch) -> Tensor:
+    def width(problem: LiveProblem, found: RowBounds, b: Batch) -> Tensor:
         u: Tensor = problem.upper[0]  # type: ignore[assignment]
         l: Tensor = problem.lower[0]  # type: ignore[assignment]
         return 0.01 * min(b.epoch, 1.0) * (u - l).sum()

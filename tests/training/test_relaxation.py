@@ -61,7 +61,7 @@ def test_the_live_form_follows_the_parameters_and_hands_gradients_to_them(name: 
 def test_dual_bounds_over_boxes_are_those_of_the_verifier(name: str, norm: Norm, method: type[Backward]) -> None:
     module, x, C = modules()[name], centres(), rows()
     balls = BallBatch(x, 0.15, norm)
-    found = dual_rows(with_dual_bounds(Twin(module, SHAPE).layers(), balls, method), C, method)
+    found = dual_rows(with_dual_bounds(Twin(module, SHAPE).layers(), balls, method), C, method).value
     net = mv.from_torch(module.eval(), SHAPE)
     boxes = mv.BoxBatch(balls.lower.numpy(), balls.upper.numpy())
     expected = mv.bound_batch(net, boxes, C, method(intersect=False)).value
@@ -72,7 +72,7 @@ def test_dual_bounds_over_boxes_are_those_of_the_verifier(name: str, norm: Norm,
 @pytest.mark.parametrize("name", NAMES)
 def test_dual_bounds_over_round_balls_are_those_of_the_verifier(name: str, p: float) -> None:
     module, x, C, norm = modules()[name], centres(), rows(), Norm(p, None)
-    found = dual_rows(with_dual_bounds(Twin(module, SHAPE).layers(), BallBatch(x, 0.3, norm)), C)
+    found = dual_rows(with_dual_bounds(Twin(module, SHAPE).layers(), BallBatch(x, 0.3, norm)), C).value
     net, method = mv.from_torch(module.eval(), SHAPE), mv.FastLin(intersect=False)
     for i in range(len(x)):
         ball = region(x[i], 0.3, norm)
