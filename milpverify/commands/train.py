@@ -43,6 +43,8 @@ examples:
   milpverify train net.onnx --loss interval --eps 0.1 --ramp 10 --checkpoint run.pt
 """
 
+REPORTS = {".json": '{\n "command": "train"', ".txt": "milpverify train: "}  # how our own begin
+
 
 def register(commands: Commands) -> None:
     """Add the command."""
@@ -105,7 +107,7 @@ def run_train(args: argparse.Namespace) -> int:
     """Check everything first; then train, write the network, judge it, and write the report."""
     from milpverify.commands import train_choices as choices
     from milpverify.commands.session import ANSWERED, INTERRUPTED, OPEN, screen_for, watched
-    from milpverify.report.files import envelope, network_facts, print_json
+    from milpverify.report.files import print_json
 
     path = _place(args)
     choices.need_torch()
@@ -122,15 +124,13 @@ def run_train(args: argparse.Namespace) -> int:
         trained = trainer.fit(model, train, validation=held_out, checkpoint=args.checkpoint, on_progress=listener)
     net = save_onnx(trained.model, train.input_shape, path, f"trained by milpverify: {what}")
     _show_epochs(screen, trained)
-    table = None
+    status = INTERRUPTED if trained.interrupted else OPEN if trained.diverged else ANSWERED
+    report = _written(args, path, what, net, trained, None, status)  # no older report outlives its network
     if args.evaluate and not trained.interrupted:
         table = _judged(args, net, test, screen)
         screen.table(*_errors(table))
-    status = INTERRUPTED if trained.interrupted else OPEN if trained.diverged else ANSWERED
-    result = {"training": trained.to_dict(), "evaluation": None if table is None else table.to_dict()}
-    facts = {"network": network_facts(net, str(path)), "question": _described(args), "result": result}
-    report = envelope("train", facts, status, time.monotonic() - args.began)
-    _write_report(path, what, report, trained, table)
+        status = INTERRUPTED if table.interrupted else status
+        report = _written(args, path, what, net, trained, table, status)
     screen.say(f"wrote {path}, {path.with_suffix('.json').name} and {path.with_suffix('.txt').name}")
     if args.json:
         print_json(report)
@@ -151,8 +151,12 @@ def _place(args: argparse.Namespace) -> Path:
         raise OptionError(f"train: {path.name} must end in .onnx. Rename it.")
     if args.eps is None and args.loss != STANDARD:
         raise OptionError(f"train: --loss {args.loss} needs --eps, the radius of the balls.")
-    for place in (path, path.with_suffix(".json"), path.with_suffix(".txt")):
+    check_writable(path, "train")
+    for suffix, start in REPORTS.items():
+        place = path.with_suffix(suffix)
         check_writable(place, "train")
+        if place.exists() and not place.read_bytes().startswith(start.encode()):
+            raise OptionError(f"train: {place} exists and is no report of train. Name another network, or move it.")
     return path
 
 
@@ -205,16 +209,25 @@ def _described(args: argparse.Namespace) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
 
-def _write_report(
-    path: Path, what: str, report: dict[str, Any], trained: TrainedModel, table: RobustEvaluation | None
-) -> None:
-    """NET.json and NET.txt, each whole or not at all."""
-    from milpverify.report.files import write_atomically
+def _written(
+    args: argparse.Namespace,
+    path: Path,
+    what: str,
+    net: Network,
+    trained: TrainedModel,
+    table: RobustEvaluation | None,
+    status: int,
+) -> dict[str, Any]:
+    """The report, once it stands in NET.json and NET.txt, each whole or not at all."""
+    from milpverify.report.files import envelope, network_facts, write_atomically
     from milpverify.report.screen import PlainScreen
 
+    result = {"training": trained.to_dict(), "evaluation": None if table is None else table.to_dict()}
+    facts = {"network": network_facts(net, str(path)), "question": _described(args), "result": result}
+    report = envelope("train", facts, status, time.monotonic() - args.began)
     text = io.StringIO()
     page = PlainScreen(text)
-    page.say(f"{path.name}: {what}")
+    page.say(f"{REPORTS['.txt']}{what}")
     page.say("")
     _show_epochs(page, trained)
     if table is not None:
@@ -222,6 +235,7 @@ def _write_report(
         page.table(*_errors(table))
     write_atomically(path.with_suffix(".txt"), text.getvalue(), "train")
     write_atomically(path.with_suffix(".json"), json.dumps(report, indent=1, allow_nan=False) + "\n", "train")
+    return report
 
 
 def _count(text: str) -> int:

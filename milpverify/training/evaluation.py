@@ -19,9 +19,9 @@ from milpverify.bounds.slopes import AlphaCrown
 from milpverify.errors import BoundsError, OptionError
 from milpverify.network.exact import forward_exact
 from milpverify.network.graph import Network
-from milpverify.proof.evidence import Holds, Violated
+from milpverify.proof.evidence import Unknown, Violated
 from milpverify.proof.replay import confirm
-from milpverify.spec.property import Property, robustness
+from milpverify.spec.property import robustness
 from milpverify.spec.regions import BoxBatch, L1Ball, L2Ball, LinfBall, Region
 from milpverify.tasks.progress import Clock, OnProgress
 from milpverify.tasks.verify import Verifier, verify
@@ -73,6 +73,7 @@ class RobustEvaluation:
         eps: Radius, in units of the input.
         norm: Of the balls.
         errors: One row a method, in order: clean, attacks, bounds, exact.
+        interrupted: Whether Ctrl-C left images open that the verifier might have decided.
 
     Raises:
         BoundsError: If an image is an error for certain in one row and proven robust in another: a bug of ours.
@@ -83,6 +84,7 @@ class RobustEvaluation:
     eps: float
     norm: Norm
     errors: tuple[RobustError, ...]
+    interrupted: bool = False
 
     def __post_init__(self) -> None:
         wrong = np.logical_or.reduce([e.wrong for e in self.errors])
@@ -109,6 +111,7 @@ class RobustEvaluation:
             "norm": "linf" if np.isinf(self.norm.p) else f"l{self.norm.p:.0f}",
             "clip": self.norm.clip,
             "errors": [e.to_dict() for e in self.errors],
+            "interrupted": self.interrupted,
         }
 
     def rows(self) -> list[tuple[str, str, str, str]]:
@@ -176,7 +179,7 @@ def robust_evaluation(
         on_progress: Called once an image and row.
 
     Returns:
-        The table.
+        The table. Ctrl-C while the verifier is at work leaves the images that are left open; before, it is raised.
 
     Raises:
         OptionError: If the images do not fit the network, or eps makes no sense.
@@ -212,6 +215,7 @@ class _Evaluation:
             for point, label in zip(x, data.labels, strict=True)
         ]
         self.errors: list[RobustError] = []
+        self.interrupted = False
 
     def table(self) -> RobustEvaluation:
         self._row("clean", self._clean)
@@ -221,7 +225,9 @@ class _Evaluation:
             self._bounded(name, bounds)
         if self.method.exact:
             self._row("exact", self._decided)
-        return RobustEvaluation(self.data.name, len(self.data), self.eps, self.norm, tuple(self.errors))
+        return RobustEvaluation(
+            self.data.name, len(self.data), self.eps, self.norm, tuple(self.errors), self.interrupted
+        )
 
     def _row(self, name: str, judge: Callable[[int], bool | None]) -> None:
         """One row, image by image: True for an error, False for none, None for open."""
@@ -273,8 +279,12 @@ class _Evaluation:
             return True
         if any(not e.open[i] for e in self.errors if e.name not in ("clean", "fgsm", "pgd")):
             return False
-        verdict = self._verified(self.properties[i])
-        return True if isinstance(verdict, Violated) else False if isinstance(verdict, Holds) else None
-
-    def _verified(self, prop: Property) -> Any:
-        return verify(self.net, prop, time_limit_s=self.method.image_limit_s, method=self.method.verifier)
+        self.interrupted = self.interrupted or self.clock.interrupt.pending
+        if self.interrupted:
+            return None
+        limit, verifier = self.method.image_limit_s, self.method.verifier
+        verdict = verify(self.net, self.properties[i], time_limit_s=limit, method=verifier)
+        if isinstance(verdict, Unknown):
+            self.interrupted = verdict.interrupted
+            return None
+        return isinstance(verdict, Violated)

@@ -40,7 +40,7 @@ class Trainer:
         device: A torch device.
 
     Raises:
-        OptionError: If a number is out of range, or the radius grows beyond the clip.
+        OptionError: If a number is out of range, the radius grows beyond the clip, or a loss on balls has none.
     """
 
     loss: Loss = field(default_factory=StandardLoss)
@@ -63,6 +63,8 @@ class Trainer:
         if not 0 < self.learning_rate < math.inf:
             raise OptionError(f"Trainer: learning_rate must be positive and finite, got {self.learning_rate}.")
         self.norm.check_eps(self.schedule.eps, "Trainer")
+        if self.loss.robust and self.schedule.eps == 0:
+            raise OptionError(f"Trainer: the {self.loss.name} loss is about balls of a radius above 0. Give eps.")
 
     @property
     def schedule(self) -> EpsSchedule:

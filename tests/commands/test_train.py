@@ -12,6 +12,7 @@ import torch
 
 import milpverify as mv
 from milpverify.cli import main
+from milpverify.tasks.progress import Clock
 from milpverify.training.datasets import read_digits
 from milpverify.training.evaluation import Evaluator, robust_evaluation
 from milpverify.training.losses import Batch, LossValue
@@ -46,6 +47,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(FACTORY)
     (tmp_path / "broken.py").write_text("def small(:\n")
+    (tmp_path / "own.txt").write_text("notes of my own\n")
+    (tmp_path / "other.json").write_text('{"command": "verify"}')
     (tmp_path / "text.txt").write_text("not a checkpoint\n")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03\0\0")
@@ -156,6 +159,21 @@ def test_ctrl_c_keeps_the_last_whole_epoch(
     assert np.isfinite(mv.from_onnx(folder / "net.onnx").forward(np.zeros(64))).all()
 
 
+def test_ctrl_c_while_judging_keeps_the_network_and_a_report_without_errors(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: Clock, stage: str, what: str, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    train(capsys, "--loss standard --seed 1")
+    monkeypatch.setattr(Clock, "tell", stop)
+    assert main(["train", "net.onnx", "--loss", "standard", *QUICK.split()]) == 130
+    told = json.loads((folder / "net.json").read_text())
+    assert told["result"]["evaluation"] is None
+    assert told["network"]["fingerprint"] == mv.from_onnx(folder / "net.onnx").fingerprint
+    assert "exact" not in (folder / "net.txt").read_text()
+
+
 def test_progress_is_told_on_standard_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = "train net.onnx --eps 0.03 --epochs 1 --images 50 --evaluate 1 --model mlp:4 --progress --json"
     assert main(arguments.split()) == 0
@@ -170,6 +188,9 @@ BAD = {
     "another suffix": "net.pt --eps 0.1",
     "missing folder": "none/net.onnx --eps 0.1",
     "no eps": "net.onnx",
+    "eps of zero": "net.onnx --eps 0",
+    "a report over other text": "own.onnx --eps 0.1",
+    "a report over other json": "other.onnx --eps 0.1",
     "negative eps": "net.onnx --eps -0.1",
     "eps NaN": "net.onnx --eps nan",
     "eps beyond the clip": "net.onnx --eps 1.5",

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 import milpverify as mv
+from milpverify.attack.fgsm import Fgsm
 from milpverify.errors import BoundsError, OptionError
+from milpverify.proof.evidence import Unknown
 from milpverify.training.ball import Norm
 from milpverify.training.datasets import ImageSet
 from milpverify.training.evaluation import Evaluator, RobustError, RobustEvaluation, robust_evaluation
@@ -89,6 +91,21 @@ def test_what_runs_out_of_time_is_open_and_counts_above_only() -> None:
     assert exact.open.any()
     assert exact.lower < exact.upper == pytest.approx(exact.lower + exact.open.mean())
     assert not (exact.open & exact.wrong).any()
+
+
+def test_ctrl_c_leaves_the_images_that_are_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, _, _ = linear(0)
+    method = Evaluator(bounds=(), pgd=Fgsm())
+    asked = []
+
+    def interrupted(*_: object, **__: object) -> Unknown:
+        asked.append(1)
+        return Unknown(reason="interrupted", interrupted=True)
+
+    monkeypatch.setattr("milpverify.training.evaluation.verify", interrupted)
+    found = robust_evaluation(net, images(30), 0.01, method=method)
+    assert found.interrupted and len(asked) == 1
+    assert (found["exact"].open == ~found["exact"].wrong).all()
 
 
 def test_rows_that_contradict_each_other_are_a_bug_that_is_told() -> None:

@@ -49,6 +49,7 @@ class Breaking(Loss):
     """The standard loss, and NaN (or a gradient of NaN) from some epoch on."""
 
     name: ClassVar[str] = "breaking"
+    robust: ClassVar[bool] = False
     at: float = 2.0
     only_gradient: bool = False
 
@@ -191,6 +192,7 @@ BAD: dict[str, dict[str, Any]] = {
     "impatient": {"patience": 0},
     "negative radius": {"eps": -0.1},
     "no radius": {"eps": float("nan")},
+    "a loss on balls without a radius": {"loss": DualLoss()},
     "radius beyond the clip": {"eps": 1.5},
     "schedule beyond the clip": {"eps": EpsSchedule(0.6, ramp=3), "norm": Norm(clip=(0.0, 0.5))},
 }
