@@ -100,8 +100,14 @@ class Twin:
         self._model.eval()
         try:
             with torch.no_grad():
-                expected = self._model(x).reshape(4, -1)
                 found = forward(self.layers(), x.reshape(4, -1))
+                expected = self._model(x).reshape(4, -1)
+        except (RuntimeError, ValueError, IndexError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise NetworkError(
+                f"Twin: the module does not run on a batch of 4 inputs of shape {self.input_shape} ({reason}). Write "
+                "its forward for any number of inputs."
+            ) from None
         finally:
             self._model.train(was_training)
         size = 1.0 + float(expected.abs().max())

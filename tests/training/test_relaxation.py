@@ -14,6 +14,7 @@ from milpverify.spec.regions import Region
 from milpverify.training.ball import BallBatch, Norm
 from milpverify.training.relaxation import dual_rows, interval_rows, with_dual_bounds, with_interval_bounds
 from milpverify.training.twin import Twin, forward
+from tests.network.torch_cases import CASES, TorchCase
 from tests.training.training_cases import CLASSES, SHAPE, modules
 
 NAMES = ("dense", "convolution", "skip")
@@ -38,6 +39,29 @@ def test_the_live_form_computes_what_the_module_does(name: str) -> None:
     x = centres()
     expected = module(x.reshape(-1, *SHAPE))
     torch.testing.assert_close(forward(Twin(module, SHAPE).layers(), x), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")  # index arrays, which nobody writes
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_live_form_of_any_module_computes_the_same_or_is_refused(case: TorchCase) -> None:
+    module = case.module().double()
+    try:
+        twin = Twin(module, case.shape)
+    except NetworkError as error:
+        assert str(error).startswith("Twin: ")
+        return
+    x = torch.rand((3, *case.shape), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.no_grad():
+        found, expected = forward(twin.layers(), x.reshape(3, -1)), module(x.clone()).reshape(3, -1).double()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)  # one module casts to float32 and back
+
+
+def test_most_plain_modules_can_be_trained() -> None:
+    plain = ("linear", "dense net", "conv1d", "conv2d", "conv2d valid", "linear without bias, several rows")
+    for case in CASES:
+        if case.name in plain:
+            Twin(case.module(), case.shape)
+    assert set(plain) <= {case.name for case in CASES}
 
 
 @pytest.mark.parametrize("name", NAMES)
