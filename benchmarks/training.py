@@ -110,7 +110,8 @@ def one(name: str, job: Job) -> None:
         seed=arguments.seed,
         device=arguments.device,
     )
-    model = mlp(job.train.input_shape, (100, 100), job.train.n_classes, arguments.seed)
+    n_classes = max(job.train.n_classes, job.test.n_classes)
+    model = mlp(job.train.input_shape, (100, 100), n_classes, arguments.seed)
     trained = trainer.fit(model, job.train)
     seconds = time.perf_counter() - began
     if trained.stopped:

@@ -115,7 +115,7 @@ def run_train(args: argparse.Namespace) -> int:
 
     screen, trainer = screen_for(args), choices.trainer(args)
     train, test = choices.data(args)
-    model = choices.model(args, train)
+    model = choices.model(args, train, max(train.n_classes, test.n_classes))
     check_writable_as_onnx(model)
     train, held_out = train.split(args.validation, args.seed) if args.validation else (train, None)
     what = f"{args.model} on {len(train)} images of {train.name}, {args.loss} loss, {args.norm} eps {args.eps or 0:g}"

@@ -51,8 +51,13 @@ def data(args: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
     return train.first(args.images), test
 
 
-def model(args: argparse.Namespace, images: ImageSet) -> nn.Module:
+def model(args: argparse.Namespace, images: ImageSet, n_classes: int) -> nn.Module:
     """The module with its first weights.
+
+    Args:
+        args: Options.
+        images: What it will read.
+        n_classes: How many outputs it needs; the first images of a set can lack a class.
 
     Raises:
         OptionError: If it cannot be made.
@@ -61,19 +66,21 @@ def model(args: argparse.Namespace, images: ImageSet) -> nn.Module:
 
     text: str = args.model
     if text == "wong-small":
-        return wong_small(images.input_shape, images.n_classes, args.seed)
+        return wong_small(images.input_shape, n_classes, args.seed)
     if re.fullmatch(r"mlp:[0-9]+(-[0-9]+)*", text):
         widths = [int(n) for n in text.removeprefix("mlp:").split("-")]
-        return mlp(images.input_shape, widths, images.n_classes, args.seed)
+        return mlp(images.input_shape, widths, n_classes, args.seed)
     path, _, name = text.rpartition(":")
     if not path.endswith(".py") or not name.isidentifier():
         raise OptionError(f"--model: expected mlp:100-100, wong-small or file.py:NAME, got '{text}'. Name one of them.")
-    return _from_file(Path(path), name, images, args.seed)
+    return _from_file(Path(path), name, (images.input_shape, n_classes), args.seed)
 
 
-def _from_file(path: Path, name: str, images: ImageSet, seed: int) -> nn.Module:
-    """What the function `name` of a Python file makes."""
+def _from_file(path: Path, name: str, wanted: tuple[tuple[int, ...], int], seed: int) -> nn.Module:
+    """What the function `name` of a Python file makes of the shape of an image and the number of classes."""
     import torch
+
+    from milpverify.training.twin import Twin
 
     if not path.is_file():
         raise OptionError(f"--model: there is no file {path}. Check the path.")
@@ -86,7 +93,7 @@ def _from_file(path: Path, name: str, images: ImageSet, seed: int) -> nn.Module:
             spec.loader.exec_module(code)
             if not hasattr(code, name):
                 raise OptionError(f"--model: {path} defines no {name}. Check the name.")
-            made: Any = getattr(code, name)(images.input_shape, images.n_classes)
+            made: Any = getattr(code, name)(*wanted)
         except OptionError:
             raise
         except Exception as error:  # whatever the user's code raises
@@ -94,6 +101,9 @@ def _from_file(path: Path, name: str, images: ImageSet, seed: int) -> nn.Module:
             raise OptionError(f"--model: {path} failed ({kind}: {error}). Run it alone to find out why.") from None
     if not isinstance(made, torch.nn.Module):
         raise OptionError(f"--model: {name} of {path} gave {type(made).__name__}, expected an nn.Module. Return one.")
+    outputs = Twin(made, wanted[0]).form.n_outputs
+    if outputs < wanted[1]:
+        raise OptionError(f"--model: {name} of {path} has {outputs} outputs for {wanted[1]} classes. Give one a class.")
     return made
 
 

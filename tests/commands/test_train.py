@@ -116,6 +116,12 @@ def test_a_factory_of_ones_own_is_trained(folder: Path, capsys: pytest.CaptureFi
     assert mv.from_onnx(folder / "net.onnx").sizes == (6,)
 
 
+def test_images_that_lack_a_class_still_get_an_output_for_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "train net.onnx --eps 0.03 --epochs 1 --images 2 --evaluate 3 --model mlp:4"
+    assert main(arguments.split()) == 0
+    assert mv.from_onnx(folder / "net.onnx").n_outputs == 10
+
+
 def test_validation_and_patience_reach_the_trainer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = train(capsys, "--loss standard --validation 0.2 --patience 1 --learning-rate 0.01")
     assert all(e["validation_loss"] is not None for e in found["result"]["training"]["epochs"])
