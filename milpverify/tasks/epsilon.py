@@ -80,6 +80,7 @@ def minimum_epsilon(
     if grid is not None:
         from milpverify.tasks.grid_radius import grid_radius
 
+        assert isinstance(state.ball, LinfBall)
         return grid_radius(net, state.ball, grid, state.unsafe, clock, state.method, on_progress)
     if state.offer(state.property_at(0.0), state.ball.center) is None:
         with clock.interrupt:
