@@ -84,7 +84,15 @@ class MarginMap:
         return float(self.margin.min()), float(self.margin.max())
 
     def area_above(self, level: float) -> float:
-        """Area where the margin exceeds one of the levels, in units of s t."""
+        """Area where the margin exceeds one of the levels, in units of s t.
+
+        Raises:
+            OptionError: If the set was not cut at this level.
+        """
+        if level not in self.levels:
+            raise OptionError(
+                f"MarginMap.area_above: {level} is none of the levels {self.levels}. Give it to margin_map."
+            )
         return float(self.mesh.areas()[self.band > self.levels.index(level)].sum())
 
 

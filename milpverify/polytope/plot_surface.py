@@ -37,12 +37,19 @@ class BallOutline:
         radius: In units of the input.
         method: Whose colour and dash it gets, a key of `PENS`.
         center: (s, t).
+
+    Raises:
+        OptionError: If the radius is negative or not finite.
     """
 
     name: str
     radius: float
     method: str = "exact"
     center: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.radius < np.inf:
+            raise OptionError(f"BallOutline: the radius must be finite and at least 0, got {self.radius}.")
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,10 @@ def test_a_ball_on_a_plane_along_two_inputs_is_a_square():
     assert np.abs(polygon - polygon.round(12)).max() <= 1e-15
 
 
+def test_a_ball_of_radius_zero_is_its_centre(where):
+    assert np.abs(ball_on_slice(where, (0.2, 0.1), 0.0) - [0.2, 0.1]).max() <= 1e-15
+
+
 def test_no_margin_within_the_certified_ball_is_negative(net, regions, where, label):
     """The radius is certified over all inputs, the picture shows those of the slice."""
     x = where.origin
@@ -127,5 +131,10 @@ def test_a_margin_of_one_sign_has_no_boundary(regions, label):
 def test_bad_questions_are_refused(regions):
     with pytest.raises(OptionError, match="label is missing"):
         plot_margin(regions)
+    with pytest.raises(OptionError, match="none of the levels"):
+        mv.margin_map(regions, 0, (0.25,)).area_above(0.5)
+    for radius in (-0.1, np.inf, np.nan):
+        with pytest.raises(OptionError, match="radius"):
+            BallOutline("ball", radius)
     with pytest.raises(OptionError, match="parallel"):
         ball_on_slice(mv.InputSlice(np.zeros(3), np.array([[1.0, 0, 0], [2.0, 0, 0]]), SQUARE), (0.0, 0.0), 1.0)
