@@ -322,7 +322,7 @@ def tangent(encoded: Encoded, region: Region, solution: Solution) -> Encoded | N
     if not isinstance(region, L2Ball) or solution.x is None:
         return None
     x = encoded.input(solution.x)
-    if np.linalg.norm(x - region.center) <= region.eps * (1.0 + 1e-7):
+    if np.linalg.norm(x - region.center) <= region.radius * (1.0 + 1e-7):
         return None
     normal, right = region.tangent_cut(x)
     return encoded.with_cut(normal, right, f"tangent{encoded.program.n_rows}")

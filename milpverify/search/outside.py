@@ -24,7 +24,7 @@ def outside(region: Region, low: np.ndarray, high: np.ndarray) -> np.ndarray:
             gap = np.maximum(np.maximum(low - region.center, region.center - high), 0.0)
             sure = 1.0 - allowance(low.shape[1])
             if isinstance(region, L1Ball):
-                found |= gap.sum(axis=1) * sure > region.eps
+                found |= gap.sum(axis=1) * sure > region.radius
             else:
-                found |= np.square(gap).sum(axis=1) * sure > region.eps * region.eps * (1.0 + allowance(1))
+                found |= np.square(gap).sum(axis=1) * sure > region.radius * region.radius * (1.0 + allowance(1))
     return found

@@ -15,6 +15,7 @@ from milpverify.search.milp import MILP
 from milpverify.search.question import Answer, CaseAnswer, Question, Search, answers_arrays, saved_answers
 
 GROWTH = 2.0  # of a turn from one to the next
+GRID_TURN_S = 2.0  # of the tree over phases before the first program, on a grid
 LOOK_S = 5.0  # for violations between the points of a grid, at most
 SHARE = 0.25  # of the time that the tree has had in its turn
 
@@ -47,9 +48,10 @@ class Portfolio(Search):
             raise OptionError("Portfolio: first_turn_s must be positive, and most_unstable not negative.")
 
     def run(self, question: Question) -> Answer:
-        told, turn = _told_before(question), self.first_turn_s
+        told, turn, share = _told_before(question), self.first_turn_s, SHARE
         question.record.keep("told", lambda: _told_arrays(told))
         if question.region.grid is not None and not self.tree.boxes_share(question):
+            turn, share = min(turn, GRID_TURN_S), 1.0  # where real inputs are worse than grid points, only programs end
             self._between_points(question, told)
         steps, boxes = self.tree.stepwise(question), self.tree.boxes_share(question) > 1.0
         while True:
@@ -62,7 +64,7 @@ class Portfolio(Search):
                     self._last_word(question, tree, told)
                     return _merged(question, tree, told)
             if not boxes and sum(question.bounds.n_unstable) <= self.most_unstable:
-                self._programs(question, told, SHARE * turn)
+                self._programs(question, told, share * turn)
             turn *= GROWTH
 
     def _between_points(self, question: Question, told: dict[int, CaseAnswer]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from milpverify.errors import RegionError
 from milpverify.spec.box import Box, ExactBounds
-from milpverify.spec.grid import Grid
+from milpverify.spec.grid import SLACK, Grid
 from milpverify.spec.region import Region, flat_vector, frozen
 from milpverify.spec.rounding import round_fractions, round_sum
 
@@ -28,8 +28,8 @@ B = TypeVar("B", bound="Ball")
 class Ball(Region):
     """What the balls of all norms share.
 
-    With a grid, the bounding box is rounded inward to it (a bound off by less than `grid.SLACK` takes a point in); the
-    norm of an L1 or L2 ball is compared exactly.
+    With a grid, the bounding box is rounded inward to it (a bound off by less than `grid.SLACK` takes a point in), and
+    L1 and L2 balls have the `radius`.
 
     Attributes:
         center: Any shape.
@@ -81,6 +81,13 @@ class Ball(Region):
             RegionError: As the constructor.
         """
         return replace(self, eps=eps)
+
+    @cached_property
+    def radius(self) -> float:
+        """eps; with a grid `grid.SLACK` more, rounded up: 3 steps between floats are a little more or less."""
+        if self.grid is None:
+            return self.eps
+        return float(round_fractions([Fraction(self.eps) + SLACK / self.grid.steps]).up[0])
 
     @cached_property
     def exact_lower(self) -> tuple[Fraction, ...]:

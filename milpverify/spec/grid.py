@@ -6,7 +6,7 @@ A region with a grid means its grid points only. Its box is rounded inward, to t
 
 exactly, in rationals. SLACK, a thousandth of a step, is there because images and radii come as floats: the float that
 2/255 rounds to lies below or above it, and "within 2/255" means the second grid point on either side all the same. So
-a bound that is off a grid point by less than SLACK takes that point in.
+a bound that is off a grid point by less than SLACK takes that point in, and L1 and L2 balls are as much larger.
 
 Whatever is real in a verifier (bounds, linear programs, gradients) works on the rounded box; only grid points count as
 members. An affine change of units, such as (k/255 - mean) / std, belongs inside the network (`from_torch` of a

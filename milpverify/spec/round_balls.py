@@ -59,7 +59,7 @@ class RoundBall(Ball):
         return moved
 
     def _without_grid(self) -> RoundBall:
-        return replace(self, clip=(self.lower, self.upper), grid=None)
+        return replace(self, eps=self.radius, clip=(self.lower, self.upper), grid=None)
 
     def _snapped(self, points: np.ndarray) -> np.ndarray:
         """Grid points near points of the relaxed region, in the ball where float64 is not mistaken about it.
@@ -80,18 +80,18 @@ class RoundBall(Ball):
 
     def _minimum(self, lam: Array) -> Array:
         xp, center = array_namespace(lam), like(self.center, lam)
-        best = rounded(ball_estimate(lam, center, self.eps, self._dual_norm(lam)), self.dimension)
+        best = rounded(ball_estimate(lam, center, self.radius, self._dual_norm(lam)), self.dimension)
         if not self._clip_binds:
             return best
         lower, upper = like(self.lower, lam), like(self.upper, lam)
         w = self._ball_share(lam)
-        split = plus(ball_estimate(w, center, self.eps, self._dual_norm(w)), box_estimate(lam - w, lower, upper))
+        split = plus(ball_estimate(w, center, self.radius, self._dual_norm(w)), box_estimate(lam - w, lower, upper))
         best = xp.maximum(best, rounded(split, self.dimension))
         return xp.maximum(best, rounded(box_estimate(lam, lower, upper), self.dimension))
 
     def _integer_gaps(self, point: list[Fraction]) -> tuple[list[int], int]:
         """point - center and eps as integers in a common unit; sums of integers are much faster than of Fractions."""
-        values = [*point, *map(Fraction, self.center.tolist()), Fraction(self.eps)]
+        values = [*point, *map(Fraction, self.center.tolist()), Fraction(self.radius)]
         unit = math.lcm(*(value.denominator for value in values))
         scaled = [value.numerator * (unit // value.denominator) for value in values]
         n = self.dimension
@@ -126,12 +126,12 @@ class L1Ball(RoundBall):
         return RegionRows(
             aux_names=[f"s{k}" for k in range(n)],
             aux_lower=np.zeros(n),
-            aux_upper=np.minimum(reach, self.eps),
+            aux_upper=np.minimum(reach, self.radius),
             rows=np.concatenate([i, i, n + i, n + i, np.full(n, 2 * n), 2 * n + 1 + more.rows]),
             cols=np.concatenate([i, n + i, i, n + i, n + i, more.cols]),
             vals=np.concatenate([np.ones(n), -np.ones(n), np.ones(3 * n), more.vals]),
             row_lower=np.concatenate([-inf, self.center, [-np.inf], more.row_lower]),
-            row_upper=np.concatenate([self.center, inf, [self.eps], more.row_upper]),
+            row_upper=np.concatenate([self.center, inf, [self.radius], more.row_upper]),
             row_names=[*(f"below{k}" for k in range(n)), *(f"over{k}" for k in range(n)), "norm", *more.row_names],
             exact=True,
         )
@@ -139,8 +139,8 @@ class L1Ball(RoundBall):
     def _distance(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with np.errstate(over="ignore", invalid="ignore"):
             total = np.abs(points - self.center).sum(axis=1)
-            doubt = allowance(self.dimension) * (total + self.eps)
-            return total - self.eps - doubt, total - self.eps + np.where(total > 0, doubt, 0.0)
+            doubt = allowance(self.dimension) * (total + self.radius)
+            return total - self.radius - doubt, total - self.radius + np.where(total > 0, doubt, 0.0)
 
     def _in_ball_exact(self, point: list[Fraction]) -> bool:
         gaps, eps = self._integer_gaps(point)
@@ -154,7 +154,7 @@ class L1Ball(RoundBall):
         gap = points - self.center
         size, sign = np.abs(gap), np.sign(gap)
         low, high = self.lower - self.center, self.upper - self.center
-        goal = self.eps * (1 - 2 * allowance(self.dimension))
+        goal = self.radius * (1 - 2 * allowance(self.dimension))
         least, most = np.zeros((len(gap), 1)), size.max(axis=1, keepdims=True)
         t = least
         for _ in range(NEWTON_STEPS):
@@ -185,7 +185,7 @@ class L1Ball(RoundBall):
         near = xp.abs(anchor - center)
         gain = xp.abs(xp.where(lam > 0, lower, upper) - center) - near
         gain = xp.where(gain > 0, gain, xp.zeros_like(gain))
-        budget = self.eps - xp.sum(near) + xp.zeros_like(lam[:, 0])
+        budget = self.radius - xp.sum(near) + xp.zeros_like(lam[:, 0])
         return fill_l1(xp.abs(lam), gain, budget), gain, budget
 
     def _ball_share(self, lam: Array) -> Array:
@@ -211,7 +211,7 @@ class L1Ball(RoundBall):
     def _draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
         spacings = rng.exponential(size=(n, self.dimension + 1))
         signs = rng.choice([-1.0, 1.0], size=(n, self.dimension))
-        return self.center + self.eps * signs * spacings[:, 1:] / spacings.sum(axis=1, keepdims=True)
+        return self.center + self.radius * signs * spacings[:, 1:] / spacings.sum(axis=1, keepdims=True)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -242,13 +242,13 @@ class L2Ball(RoundBall):
             )
         gap, _ = unit_rows((point - self.center)[None])
         a = gap / norm_l2(gap)[:, None]
-        support = rounded(ball_estimate(-a, self.center, self.eps, norm_l2(a)), self.dimension)
+        support = rounded(ball_estimate(-a, self.center, self.radius, norm_l2(a)), self.dimension)
         return frozen(a[0]), -float(support[0])
 
     def _distance(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with np.errstate(over="ignore", invalid="ignore"):
             gap = points - self.center
-            total, goal = (gap * gap).sum(axis=1), self.eps * self.eps
+            total, goal = (gap * gap).sum(axis=1), self.radius * self.radius
             doubt = allowance(self.dimension) * (total + goal) + UNDERFLOW
             return total - goal - doubt, total - goal + np.where((gap != 0).any(axis=1), doubt, 0.0)
 
@@ -259,7 +259,7 @@ class L2Ball(RoundBall):
     def _onto_sphere(self, points: np.ndarray) -> np.ndarray:
         """center + clip(s (x - center)), s <= 1 by the norm: the KKT conditions of the projection."""
         direction, scale = unit_rows(points - self.center)
-        goal = self.eps * (1 - 2 * allowance(self.dimension))
+        goal = self.radius * (1 - 2 * allowance(self.dimension))
         s = fill_l2(direction, self.lower - self.center, self.upper - self.center, goal)
         return np.asarray(self._into_box(self.center + np.minimum(s, scale) * direction))
 
@@ -271,7 +271,7 @@ class L2Ball(RoundBall):
         xp = array_namespace(lam)
         center, lower, upper = (like(v, lam) for v in (self.center, self.lower, self.upper))
         direction, scale = unit_rows(-lam)
-        s = fill_l2(direction, lower - center, upper - center, self.eps)
+        s = fill_l2(direction, lower - center, upper - center, self.radius)
         return xp.minimum(xp.maximum(s * direction, lower - center), upper - center), s, scale
 
     def _ball_share(self, lam: Array) -> Array:
@@ -288,5 +288,5 @@ class L2Ball(RoundBall):
     def _draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
         direction = rng.standard_normal((n, self.dimension))
         length = np.linalg.norm(direction, axis=1, keepdims=True)
-        radius = self.eps * rng.random((n, 1)) ** (1 / self.dimension)
+        radius = self.radius * rng.random((n, 1)) ** (1 / self.dimension)
         return self.center + radius * direction / np.where(length > 0, length, 1.0)

@@ -229,6 +229,6 @@ def _left_ball(encoded: Encoded, region: Region, solution: Solution) -> tuple[np
     if not isinstance(region, L2Ball) or solution.x is None:
         return None
     x = encoded.input(solution.x)
-    if np.linalg.norm(x - region.center) <= region.eps * (1.0 + 1e-7):
+    if np.linalg.norm(x - region.center) <= region.radius * (1.0 + 1e-7):
         return None
     return region.tangent_cut(x)

@@ -68,7 +68,7 @@ def test_a_region_contains_the_grid_points_of_its_set_and_nothing_else(kind: str
 def test_a_ball_has_the_grid_points_within_its_radius(kind: str, seed: int) -> None:
     region = grid_regions(2, seed)[kind]
     assert isinstance(region, mv.LinfBall | mv.L1Ball | mv.L2Ball)
-    c, eps = [Fraction(v) for v in region.center.tolist()], Fraction(region.eps)
+    c, eps = [Fraction(v) for v in region.center.tolist()], Fraction(region.eps) + Fraction(1, 1024 * STEPS)
     found = set()
     for k in np.ndindex(*(40,) * 2):
         point = tuple(Fraction(int(i) - 20, STEPS) for i in k)
@@ -99,6 +99,18 @@ def test_a_ball_of_whole_steps_around_an_image_has_them_all_however_floats_round
     low, high = ball.indices
     assert np.array_equal(low, np.maximum(np.arange(256) - steps, 0))
     assert np.array_equal(high, np.minimum(np.arange(256) + steps, 255))
+
+
+@pytest.mark.parametrize("ball", [mv.L1Ball, mv.L2Ball])
+def test_a_round_ball_of_whole_steps_has_the_points_on_its_border_however_floats_round(
+    ball: type[mv.L1Ball] | type[mv.L2Ball],
+) -> None:
+    image = (np.arange(100, 116) / 255).astype(np.float32).astype(np.float64)
+    region = ball(image, float(np.float32(3 / 255)), clip=(0, 1), grid=BYTES)
+    home = [Fraction(int(k), 255) for k in np.rint(image * 255)]
+    for i in range(16):
+        for steps, inside in ((3, True), (-3, True), (4, False)):
+            assert region.contains([q + Fraction(steps * (i == j), 255) for j, q in enumerate(home)]) is inside
 
 
 def test_without_a_grid_point_there_is_no_region() -> None:
