@@ -155,18 +155,21 @@ def _by_bounds(state: RadiusState) -> None:
             high = eps
 
 
-def by_attack(state: RadiusState, attack: Attack, failed: float = 0.0, *, warm: bool = True) -> None:
-    """Bisect for the smallest radius that the attack breaks; no nearer than `failed`, nor than where it fails once.
+def by_attack(state: RadiusState, attack: Attack, guess: float = 0.0, *, warm: bool = True) -> None:
+    """Bisect for the smallest radius that the attack breaks; where it fails once, it looks no nearer.
 
     Args:
+        guess: A radius to try first, if positive.
         warm: Whether each attack begins at the best witness too, so that even a single step is taken again and again.
     """
-    failed = max(failed, state.lower)
+    failed = state.lower
     for _ in range(state.method.bisections):
         high = min(state.upper, state.reach)
         if state.done or high - failed <= 0.005 * high:
             return
         eps = (failed + high) / 2 if state.witness is not None or failed > state.lower else high
+        if 0 < guess < high:
+            eps, guess = guess, 0.0
         prop = state.property_at(eps)
         start = [] if state.witness is None or not warm else [state.witness.x]
         limit = None if math.isinf(state.clock.left) else state.clock.left / 8
