@@ -108,11 +108,11 @@ def run_train(args: argparse.Namespace) -> int:
     from milpverify.commands import train_choices as choices
     from milpverify.commands.session import ANSWERED, INTERRUPTED, OPEN, screen_for, watched
     from milpverify.report.files import print_json
-
-    path = _place(args)
-    choices.need_torch()
+    from milpverify.training.extras import need_torch
     from milpverify.training.to_onnx import check_writable_as_onnx, save_onnx
 
+    path = _place(args)
+    need_torch("train")
     screen, trainer = screen_for(args), choices.trainer(args)
     train, test = choices.data(args)
     model = choices.model(args, train, max(train.n_classes, test.n_classes))

@@ -23,16 +23,6 @@ DUAL, STANDARD = ("dual", "dual-hinge"), "standard"
 LOSS_NAMES = (STANDARD, "pgd", "interval", *DUAL)
 
 
-def need_torch() -> None:
-    """Refuse to go on without torch.
-
-    Raises:
-        OptionError: If it is not installed.
-    """
-    if importlib.util.find_spec("torch") is None:
-        raise OptionError("train: torch is not installed. Install milpverify[torch].")
-
-
 def data(args: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
     """Training and test images.
 

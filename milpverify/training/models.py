@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from milpverify.errors import OptionError
+from milpverify.training.extras import need_torch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,8 +19,9 @@ def mlp(input_shape: Sequence[int], widths: Sequence[int], n_classes: int, seed:
     """Flatten, then dense layers of these widths with ReLU between them.
 
     Raises:
-        OptionError: If a width is not positive.
+        OptionError: If a width is not positive, or torch is not installed.
     """
+    need_torch("mlp")
     import torch
     from torch import nn
 
@@ -39,11 +41,12 @@ def wong_small(input_shape: Sequence[int], n_classes: int, seed: int = 0) -> nn.
     On 28 x 28 images: 3,136 + 1,568 + 100 ReLUs.
 
     Raises:
-        OptionError: If the images are not (channels, height, width) with sides of at least 4.
+        OptionError: If torch is not installed, or images are not (channels, height, width) with sides of at least 4.
 
     Source:
         Wong & Kolter 2018, section 4.1 (MNIST).
     """
+    need_torch("wong-small")
     import torch
     from torch import nn
 

@@ -11,6 +11,7 @@ from milpverify.errors import OptionError
 from milpverify.tasks.progress import OnProgress
 from milpverify.training.ball import Norm
 from milpverify.training.datasets import ImageSet
+from milpverify.training.extras import need_torch
 from milpverify.training.losses import Loss, StandardLoss
 from milpverify.training.records import TrainedModel
 from milpverify.training.run import Run
@@ -94,11 +95,12 @@ class Trainer:
             The module with its history. A loss that is not finite and Ctrl-C end the run with the last whole epoch.
 
         Raises:
-            OptionError: If the device is not there, `patience` has no validation images, or the first epoch already
-                ends in a loss that is not finite.
+            OptionError: If torch or the device is not there, `patience` has no validation images, or a loss is not
+                finite before the first epoch is done.
             NetworkError: If the module cannot be trained on these images.
             CheckpointError: If the checkpoint is damaged or of another run; it is left as it is.
         """
+        need_torch("Trainer")
         if self.patience is not None and validation is None:
             raise OptionError("Trainer: patience needs validation images. Give some, or leave patience out.")
         return Run(self, model, data, validation, checkpoint, on_progress).whole()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -213,6 +215,22 @@ def test_what_does_not_fit_together_is_refused() -> None:
         Trainer().fit(mlp(SHAPE, (4,), CLASSES - 1), DATA)
     with pytest.raises(NetworkError):
         Trainer().fit(mlp((1, 3, 3), (4,), CLASSES), DATA)
+
+
+def test_without_torch_the_room_can_be_imported_and_says_what_is_missing() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None  # as if it were not installed
+import milpverify as mv
+from milpverify.training import attack, ball, checkpoint, evaluation, losses, models, relaxation, tightness, to_onnx
+for call in (lambda: mv.Trainer().fit(None, None), lambda: models.mlp((1, 2, 2), (3,), 2)):
+    try:
+        call()
+    except mv.OptionError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("torch is not installed. Install milpverify[torch].") == 2
 
 
 def test_every_step_is_told() -> None:
