@@ -9,8 +9,8 @@ exactly, in rationals. SLACK, a thousandth of a step, is there because images an
 a bound that is off a grid point by less than SLACK takes that point in, and L1 and L2 balls are as much larger.
 
 Whatever is real in a verifier (bounds, linear programs, gradients) works on the rounded box; only grid points count as
-members. An affine change of units, such as (k/255 - mean) / std, belongs inside the network (`from_torch` of a
-Sequential that begins with it, or `normalised`): here the grid is the same in every coordinate.
+members. An affine change of units, such as (k/255 - mean) / std, belongs inside the network (`fold_normalisation`):
+here the grid is the same in every coordinate.
 """
 
 from __future__ import annotations
