@@ -44,6 +44,7 @@ INTERRUPTED = "interrupted"  # the reason after Ctrl-C
 BITS = (40, 64, 128, 512)  # tried one after the other, where a margin is within rounding
 FIRST_SHARE, CLAIMS_SHARE = 0.25, 0.5  # of the time left, for trees before there are claims, and for claims
 AGAIN = 2.0  # times what claims took before: less than that is not enough for better ones
+LARGEST_CLAIMS = 5e6  # inputs of unstable neurons: what claims may be asked for
 MOST_CLAIMED = 1000  # leaves of claims: with more of them, more bits take too long
 ROUNDS = 3  # of boxes that the checker refuses: after so many, rounding is to blame
 
@@ -279,7 +280,7 @@ class _Part:
         if int((region.upper > region.lower).sum()) <= prover.few_inputs:
             few = sum(bounds.n_unstable) <= prover.few_neurons and self._grid is None  # phases see no grid
             ways = ["phases", "boxes"] if few else ["boxes", "phases"]
-        elif self._neurons:
+        elif self._neurons and bounds.condensed_entries(self._work.net.n_inputs) <= LARGEST_CLAIMS:
             first = replace(prover.phases, node_limit=min(prover.first_nodes, prover.phases.node_limit))
             few = sum(bounds.n_unstable) <= prover.first_neurons
             if not few or not self._by_phases(cases, bounds, self._share(FIRST_SHARE), first):
