@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,18 +26,17 @@ from milpverify.bounds.small import folded_neurons, small_problem
 from milpverify.network.graph import Network
 from milpverify.proof.certificate import Claims, Layer
 from milpverify.search.bounding import Ascending
-from milpverify.search.domain import FIRST_ROOM, Nodes, Pool
+from milpverify.search.domain import FIRST_ROOM, Nodes
 from milpverify.search.neuron_trees import both_signs, root_of_row
 from milpverify.search.phase_proof import preorder
+from milpverify.search.row_trees import RowTree, grow_together
 from milpverify.spec.regions import Region
 
 SPARE = 1e-6  # of a neuron's width: room for the checker's own rounding
 LEAST_GAIN = 0.01  # of a neuron's width: what gains less is not written down
-LOOK, HOPE = 32, 4.0  # nodes before a tree must be likely to settle its neuron, by how much more than so far it gains
-LEAST_BATCH = 4
 TOGETHER = 16  # sides of neurons whose trees grow at once
 LAYER_SHARE = 0.5  # of the time left, for the trees of one layer
-BUDGET_BYTES = 2**28  # of rows that ascend together, and of a tree's nodes
+BUDGET_BYTES = 2**28  # of rows that ascend together, and of trees that grow together
 STEPS = 255  # alpha is written in steps of 1/255
 
 Tell = Callable[[int, int], None]
@@ -186,7 +185,7 @@ class _LayerClaims:
 
     def _take(self, neuron: int, upper: bool, tree: _Tree) -> None:
         """Keep a claim that gains; of a neuron that is inactive no other is of use."""
-        side, n = (self.u, len(self.l)) if upper else (self.l, len(self.l))
+        side, n = self.u if upper else self.l, len(self.l)
         value = -tree.value if upper else tree.value
         gain = (side[neuron] - value) if upper else (value - side[neuron])
         settles = tree.value > SPARE * self.width[neuron]
@@ -214,75 +213,10 @@ class _LayerClaims:
             alpha = crown if start is None else start.alpha / STEPS
             lower = -self.u[neuron] if up else self.l[neuron]
             root = root_of_row(problem, row, float(lower), (alpha, np.zeros((1, 0))))
-            growing.append(_Growing(root, LEAST_GAIN * self.width[neuron]))
-        grow_together(self.how, problem, growing, left_s)
+            growing.append(RowTree(root, LEAST_GAIN * self.width[neuron]))
+        grow_together(self.how.ascents, self.how.nodes, problem, growing, left_s)
         for neuron, up, tree in zip(neurons.tolist(), upper.tolist(), growing, strict=True):
             self._take(neuron, up, _written(problem, tree.leaves))
-
-
-class _Growing:
-    """A tree whose leaves are in a pool, or done with: one that ends once its bound is clearly positive.
-
-    Args:
-        root: Bounded as far as is known.
-        enough: What is clearly positive.
-    """
-
-    def __init__(self, root: Nodes, enough: float) -> None:
-        self.enough, self.start = enough, float(root.lower[0])
-        self.pool, self.settled = Pool(root, BUDGET_BYTES), math.inf
-        self.done: list[Nodes] = [root[:0]]
-        self.pool.push(root)
-        self.count = 0
-
-    @property
-    def leaves(self) -> Nodes:
-        """All of them."""
-        return Nodes.concat([*self.done, self.pool.all()])
-
-    def grows(self, most: int) -> bool:
-        """Whether it is worth going on."""
-        lowest = min(float(self.pool.lower(1)[0]), self.settled)
-        hopeless = self.count >= LOOK and lowest + HOPE * (lowest - self.start) < 0
-        return not (self.count >= most or self.settled <= lowest or hopeless)
-
-    def pop(self, most: int) -> Nodes:
-        """The leaves to split next."""
-        nodes = self.pool.pop(max(min(most, len(self.pool) // 2), LEAST_BATCH))
-        self.pool.release()
-        return nodes
-
-    def push(self, nodes: Nodes) -> None:
-        """New leaves, bounded."""
-        self.count += len(nodes)
-        ends = (nodes.lower >= self.enough) | ~nodes.free.any(axis=1)
-        self.done.append(nodes[ends])
-        self.settled = min(self.settled, float(nodes.lower[ends].min(initial=math.inf)))
-        self.pool.push(nodes[~ends])
-
-
-def grow_together(
-    how: NeuronProver, problem: NodeProblem, trees: Sequence[_Growing], left_s: Callable[[], float]
-) -> None:
-    """Grow trees of different rows of a problem; a step takes leaves of all of them."""
-    owner = list(range(len(trees)))
-    nodes = _owned([tree.pop(1) for tree in trees], owner)
-    while True:
-        nodes, _ = how.ascents.bound(problem, nodes)
-        for i in owner:
-            mine = nodes[nodes.case == i]
-            trees[i].push(replace(mine, case=np.zeros(len(mine), dtype=int)))
-        owner = [i for i in owner if trees[i].grows(how.nodes)]
-        if not owner or left_s() <= 0:
-            return
-        parts = [trees[i].pop(how.ascents.batch) for i in owner]
-        nodes = _owned(parts, owner)
-        nodes, _ = how.ascents.chains(problem, nodes, max(map(len, parts))).children(nodes)
-
-
-def _owned(parts: Sequence[Nodes], owner: Sequence[int]) -> Nodes:
-    """The nodes one after the other, each with its tree's number as its case."""
-    return replace(Nodes.concat(parts), case=np.repeat(owner, [len(part) for part in parts]))
 
 
 def _written(problem: NodeProblem, leaves: Nodes) -> _Tree:
