@@ -60,7 +60,7 @@ class CheckResult:
     Attributes:
         accepted: Whether the claim is proved.
         reason: Why not; empty if accepted.
-        n_cases, n_contexts, n_leaves: What was checked, up to the first failure.
+        n_cases, n_contexts, n_leaves: What was checked, up to the first failure; leaves of claims are not counted.
         n_python: Contexts whose numbers did not fit machine words, and took Python's integers.
         seconds: Wall time.
         trace: One entry a context, in the order of the file, if asked for.
