@@ -75,7 +75,7 @@ class CutDual:
         with np.errstate(all="ignore"):
             best = self.minimum(lam)
             best = xp.where(xp.isnan(best), xp.full_like(best, -xp.inf), best)
-            mu = self._multipliers(lam)
+            mu = xp.clip(self._multipliers(lam), 0.0, None)  # nothing else is proved of them
             A, b, reach = (like(v, lam) for v in (self.cuts.A, self.cuts.b, self.reach))
             w = lam + mu @ A
             least = self.minimum(w)
@@ -166,7 +166,8 @@ class CutDual:
             mu = xp.minimum(xp.maximum(mu, mu_low), mu_high)
             new = tangent(mu)
             height, rises = new.p + mu * new.q, new.q > 0
-            best, value = xp.where(height > value, mu, best), xp.where(height > value, height, value)
+            better = going & (height > value)  # rows that have ended may have no bracket, and a mu below 0
+            best, value = xp.where(better, mu, best), xp.where(better, height, value)
             mu_low, mu_high = xp.where(rises, mu, mu_low), xp.where(rises, mu_high, mu)
             low = _Tangent(xp.where(rises, new.p, low.p), xp.where(rises, new.q, low.q))
             high = _Tangent(xp.where(rises, high.p, new.p), xp.where(rises, high.q, new.q))

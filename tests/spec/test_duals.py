@@ -221,6 +221,20 @@ def test_cuts_that_leave_a_single_point_are_never_refused(
         assert Fraction(float(value)) <= dot(row, point)
 
 
+def test_multipliers_of_rows_that_have_ended_stay_where_they_were() -> None:
+    """Rows are searched together: one without a bracket of its own must not follow the others, below zero."""
+    corner = np.array([0.0, 0.0, 0.0, 1.0, 1.0])
+    region = LinfBall(np.zeros(5), 1.0, clip=(corner, corner))
+    A = np.array([[0.0, -2.0, 1.0, -1.0, 0.0], [-1.0, 2.0, 2.0, 1.0, -1.0]])
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        lam = rows(region, rng)
+        both = cut_at(region, np.concatenate([A, -A]), corner)
+        assert (both._cut_dual._multipliers(lam) >= 0).all()
+        for row, value in zip(lam, both.minimum(lam), strict=True):
+            assert Fraction(float(value)) <= dot(row, corner)
+
+
 def test_no_rows_are_legal() -> None:
     cut = L2Ball([0, 0], 1.0).with_cuts([[1.0, 1.0], [1.0, 0.0]], [0.0, 0.5])
     assert cut.minimum(np.zeros((0, 2))).shape == (0,) and cut.minimiser(np.zeros((0, 2))).shape == (0, 2)
