@@ -60,8 +60,8 @@ class Prover:
         few_neurons: Unstable neurons up to which phases are split first.
         bits: Precisions of the proof, tried in this order.
         neurons: Claims about hidden neurons, tried in this order, and only where many inputs are free.
-        first_nodes: Of trees over phases until all of those have been tried; and there are such trees only up to
-            `first_neurons` unstable neurons.
+        first_nodes: Of trees over phases until all of those have been tried; with more than `first_neurons` unstable
+            neurons these are roots alone.
     """
 
     phases: PhaseProver = field(default_factory=PhaseProver)
@@ -281,9 +281,9 @@ class _Part:
             few = sum(bounds.n_unstable) <= prover.few_neurons and self._grid is None  # phases see no grid
             ways = ["phases", "boxes"] if few else ["boxes", "phases"]
         elif self._neurons and bounds.condensed_entries(self._work.net.n_inputs) <= LARGEST_CLAIMS:
-            first = replace(prover.phases, node_limit=min(prover.first_nodes, prover.phases.node_limit))
-            few = sum(bounds.n_unstable) <= prover.first_neurons
-            if not few or not self._by_phases(cases, bounds, self._share(FIRST_SHARE), first):
+            nodes = prover.first_nodes if sum(bounds.n_unstable) <= prover.first_neurons else 1
+            first = replace(prover.phases, node_limit=min(nodes, prover.phases.node_limit))
+            if not self._by_phases(cases, bounds, self._share(FIRST_SHARE), first):
                 self._claim(self._neurons.pop(0))
             return
         for left, way in zip(range(len(ways) - 1, -1, -1), ways, strict=True):
