@@ -9,15 +9,14 @@ Source: Tol 2021, "Colour Schemes", SRON/EPS/TN/09-002, figure 1.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from milpverify.errors import OptionError
+from milpverify.whole_files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -198,14 +197,11 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OptionError: If it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise OptionError(f"figure: cannot write {path} ({error.strerror}). Choose another place.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_figure(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:

@@ -7,16 +7,15 @@ program itself (the shortest decimal that reads back as the same float).
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import numpy as np
 
 from milpverify.errors import OptionError
+from milpverify.whole_files import written_whole
 
 if TYPE_CHECKING:
     from milpverify.program.program import Program
@@ -42,22 +41,18 @@ def write_program(program: Program, path: Path) -> None:
         OptionError: If the suffix is another one, or the folder does not exist or cannot be written.
     """
     lines = _lines_of(program, path)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        with open(temporary, "xb") as raw:
+        with written_whole(path) as temporary, open(temporary, "xb") as raw:
             # mtime=0 and no file name inside: the same program gives the same bytes.
             packed = gzip.GzipFile("", "wb", 6, raw, mtime=0) if path.suffix == ".gz" else None
             while chunk := list(islice(lines, _LINES_PER_WRITE)):
                 (packed or raw).write("\n".join([*chunk, ""]).encode("ascii"))
             if packed is not None:
                 packed.close()
-        os.replace(temporary, path)
     except OSError as error:
         raise OptionError(
             f"Program.write: cannot write '{path}' ({error.strerror}). Choose a file in an existing, writable folder."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _lines_of(program: Program, path: Path) -> Iterator[str]:

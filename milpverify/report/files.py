@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-from uuid import uuid4
 
 from milpverify.errors import OptionError
+from milpverify.whole_files import written_whole
 
 if TYPE_CHECKING:
     from milpverify.network.graph import Network
@@ -27,14 +27,11 @@ def write_atomically(path: Path, text: str, who: str) -> None:
         OptionError: If the folder does not exist or cannot be written.
     """
     path = path.resolve()  # through a link, to the file that it names
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OptionError(f"{who}: cannot write {path} ({error.strerror}). Choose another place.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path, who: str) -> None:

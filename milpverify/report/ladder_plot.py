@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from milpverify.errors import OptionError
 from milpverify.report.files import check_writable
 from milpverify.tasks.rungs import Ladder
+from milpverify.whole_files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,11 +152,8 @@ def _scale(ladder: Ladder) -> float:
 
 def _write(path: Path, data: bytes) -> None:
     path = path.resolve()  # through a link, to the file that it names
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise OptionError(f"--plot: cannot write {path} ({error.strerror}). Choose another place.") from error
-    finally:
-        temporary.unlink(missing_ok=True)

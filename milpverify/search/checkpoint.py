@@ -34,6 +34,7 @@ import numpy as np
 from milpverify.errors import CheckpointError, OptionError
 from milpverify.search.question import Answer, Question, Search, answers_arrays, saved_answers
 from milpverify.search.record import Record, put_under, taken_from
+from milpverify.whole_files import written_whole
 
 FORMAT, VERSION = "milpverify-checkpoint", 1
 SHARE = 0.05  # of the time that saving may take
@@ -157,16 +158,11 @@ class CheckpointFile:
             arrays.update(put_under(key, group))
         arrays["checksum"] = np.array(_checksum(arrays))
         path = self._path.resolve()  # through a link, to the file that it names
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            try:
-                with open(temporary, "wb") as file:
-                    np.savez(file, allow_pickle=False, **arrays)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with written_whole(path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:  # a full disk must not cost the search
             warnings.warn(f"checkpoint: cannot write {path} ({error.strerror}); the search goes on.", stacklevel=2)
         return max(self._every_s, (time.monotonic() - began) / SHARE)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from milpverify.spec.region import Region
 from milpverify.spec.round_balls import L1Ball, L2Ball
 from milpverify.spec.vnnlib import read_vnnlib
 from milpverify.spec.vnnlib_text import vnnlib_bytes
+from milpverify.whole_files import written_whole
 
 FORMAT, VERSION = "milpverify-property", 1
 
@@ -88,13 +88,9 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         PropertyError: If the folder is missing or cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        try:
+        with written_whole(path) as temporary:
             temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise PropertyError(f"save: cannot write {path}: {error.strerror}. Check folder and permissions.") from None
 

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from milpverify.errors import CheckpointError
+from milpverify.whole_files import written_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,15 +73,12 @@ class TrainingFile:
 
         self._check_folder()
         target = self.path.resolve()
-        temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
         try:
-            torch.save({**state, "run": self.run}, temporary)
-            os.replace(temporary, target)
+            with written_whole(target) as temporary:
+                torch.save({**state, "run": self.run}, temporary)
         except (OSError, RuntimeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(f"checkpoint: cannot write {self.path} ({reason}). Choose another place.") from None
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _check_folder(self) -> None:
         folder = self.path.resolve().parent

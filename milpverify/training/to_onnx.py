@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from milpverify.errors import NetworkError, OptionError, UnsupportedError
 from milpverify.network.from_onnx import from_onnx
 from milpverify.network.from_torch import from_torch
 from milpverify.network.graph import Network
+from milpverify.whole_files import written_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,22 +39,21 @@ def save_onnx(model: nn.Module, input_shape: Sequence[int], path: Path | str, no
 
     target = Path(path).resolve()
     proto = _proto(model, tuple(int(n) for n in input_shape), note)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex}.onnx")
     try:
-        onnx.save(proto, temporary)
-        net = from_onnx(temporary)
-        was_training = model.training
-        try:
-            expected = from_torch(model.eval(), input_shape)
-        finally:
-            model.train(was_training)
-        if net.fingerprint != expected.fingerprint:
-            raise NetworkError(f"save_onnx: {target.name} would not read as the module that was given: a bug of ours.")
-        os.replace(temporary, target)
+        with written_whole(target, ".onnx") as temporary:
+            onnx.save(proto, temporary)
+            net = from_onnx(temporary)
+            was_training = model.training
+            try:
+                expected = from_torch(model.eval(), input_shape)
+            finally:
+                model.train(was_training)
+            if net.fingerprint != expected.fingerprint:
+                raise NetworkError(
+                    f"save_onnx: {target.name} would not read as the module that was given: a bug of ours."
+                )
     except OSError as error:
         raise OptionError(f"save_onnx: cannot write {path} ({error.strerror}). Choose another place.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return net
 
 
