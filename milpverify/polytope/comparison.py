@@ -19,6 +19,7 @@ from milpverify.polytope.refinement import Refinement
 from milpverify.search.question import Search
 from milpverify.spec.regions import Region
 from milpverify.tasks.margin import Minimiser
+from milpverify.tasks.rungs import aligned
 from milpverify.tighten.lp import TriangleLP
 
 HEADINGS = ("method", "area", "ratio", "largest gap", "mean gap", "s")
@@ -88,13 +89,7 @@ class OutlineTable:
         return HEADINGS, tuple(rows)
 
     def __str__(self) -> str:
-        header, rows = self.table()
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = []
-        for first, *rest in (header, *rows):
-            cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-            lines.append("  ".join([first.ljust(widths[0]), *cells]))
-        return "\n".join(lines)
+        return "\n".join(aligned(*self.table()))
 
 
 def compare_outlines(outlines: Sequence[Outline], exact: PlanarSet, directions: int = 360) -> OutlineTable:

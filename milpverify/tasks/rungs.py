@@ -195,13 +195,17 @@ class Ladder:
         return tuple(said)
 
     def __str__(self) -> str:
-        header, rows = self.table()
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = []
-        for first, *rest in (header, *rows):
-            numbers = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-            lines.append("  ".join([first.ljust(widths[0]), *numbers]))
-        return "\n".join([*lines, *self.notes()])
+        return "\n".join([*aligned(*self.table()), *self.notes()])
+
+
+def aligned(header: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> list[str]:
+    """The lines of a table whose columns but the first are numbers, and so end at the same place."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for first, *rest in (header, *rows):
+        numbers = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *numbers]))
+    return lines
 
 
 def _finite(value: float) -> float | None:
