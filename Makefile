@@ -8,7 +8,7 @@ SETUP := setup.cfg pyproject.toml constraints.txt
 # The constraints pin every version. An unpinned torch would also fetch gigabytes of CUDA libraries.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint notebooks clean
+.PHONY: demo test lint hunt notebooks clean
 .NOTPARALLEL:
 
 demo: $(VENV)/demo.stamp
@@ -21,6 +21,12 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The laws of hypothesis use the same examples in every run; this looks at others, so it may find what no run before did.
+# A failure comes again with SEED set to the number printed.
+hunt: SEED := $(if $(SEED),$(SEED),$(shell date +%s))
+hunt: $(VENV)/test.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --law-seed $(SEED)
 
 # Run every notebook and store it with its outputs.
 notebooks: $(VENV)/test.stamp
