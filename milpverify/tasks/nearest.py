@@ -20,8 +20,9 @@ from milpverify.tasks.radius import RadiusState
 FAR = 8.0  # times the proven radius: beyond that, bounds at the attacked radius are not worth their time
 FEW = 80  # unstable neurons, or
 FEW_MORE = 1.5  # times those of one step: then one program at the attacked radius beats several below it
-TREE_S = 20.0  # of the tree on one radius before the programs have their say, or
+TREE_S = 20.0  # of the tree on one radius before something else has its turn, or
 TREE_SHARE = 0.4  # of the time left
+NEAR = 0.02  # share of a radius that took too long: from there on, no radius further in is asked about
 POLISH_S = 10.0
 NEARLY = 1.0 - 2.0**-20  # of the gap, so that rounding leaves no more than the gap
 
@@ -29,7 +30,8 @@ NEARLY = 1.0 - 2.0**-20  # of the gap, so that rounding leaves no more than the 
 def by_tree(state: RadiusState) -> None:
     """Ask whether anything lies nearer than the best point, less the gap; what is found is polished and asked again.
 
-    An L2 ball has no program that polishes: its radius is bisected.
+    Where that takes too long, radii further in are asked about first. An L2 ball has no program that polishes, nor one
+    that minimises its radius; in the other norms, programs are left what has few unstable neurons.
     """
     if state.method.tree is None:
         return
@@ -42,45 +44,76 @@ def by_tree(state: RadiusState) -> None:
         if state.done or not 0 < eps or (state.lower > 0 and eps > FAR * state.lower):
             return
         before = state.upper
-        proven = _decided(state, eps)
-        if proven or state.upper >= before:
-            return  # nothing nearer, or nothing learnt
-
-
-def _bisected(state: RadiusState) -> None:
-    while not state.done and state.lower < state.reach:
-        high = min(state.upper, state.reach)
-        last = state.witness is None or high - state.lower <= 2.0 * state.gap
-        eps = max(high - (0.0 if state.witness is None else NEARLY * state.gap), state.lower)
-        if not last or (state.witness is None and state.lower > 0 and high > FAR * state.lower):
-            eps = (state.lower + high) / 2 if last or state.lower == 0 else math.sqrt(state.lower * high)
-        before = state.upper
-        if not _decided(state, eps) and state.upper >= before:
+        proven = _decided(state, eps, _slice(state))
+        if not proven and state.upper >= before:  # nothing nearer, or nothing learnt
+            if state.witness is not None and not state.done and _n_unstable(state, eps) > FEW:
+                _bisected(state, eps)
+            return
+        if proven:
             return
 
 
-def _decided(state: RadiusState, eps: float) -> bool:
-    """Whether the tree proves that no unsafe point lies within eps; what it meets is offered."""
+def _bisected(state: RadiusState, failed: float = math.inf) -> None:
+    """Prove radii, or find points, between the proven radius and the best point; a slice of the time for each.
+
+    Args:
+        failed: A radius for which a slice was not enough. When those that are proven come near to such a one, all the
+            time that is left goes to the last radius there is to prove.
+    """
+    while not state.done and state.lower < state.reach:
+        high, lower = min(state.upper, state.reach), state.lower
+        found = state.witness is not None
+        last = max(high - (NEARLY * state.gap if found else 0.0), lower)
+        eps, limit_s, final = last, _slice(state), False
+        if found and high - lower > 2.0 * state.gap:
+            eps = high / 2 if lower == 0 else math.sqrt(lower * high)
+        elif not found and lower > 0 and high > FAR * lower:
+            eps = (lower + high) / 2
+        if eps >= failed:
+            eps = (lower + failed) / 2
+            if failed - lower <= NEAR * failed:
+                eps, limit_s, final = last, state.clock.left, True
+        before = state.upper
+        if not _decided(state, eps, limit_s) and state.upper >= before:
+            if final:
+                return
+            failed = min(failed, eps)
+
+
+def _slice(state: RadiusState) -> float:
+    """Seconds of the tree for one radius."""
+    return min(TREE_S, TREE_SHARE * state.clock.left)
+
+
+def _n_unstable(state: RadiusState, eps: float) -> int:
+    return prepare(state.net, state.property_at(eps).cases[:1], state.method.bounds).n_unstable
+
+
+def _decided(state: RadiusState, eps: float, limit_s: float) -> bool:
+    """Whether the tree proves that no unsafe point lies within eps; what it meets is offered.
+
+    Cases that were proved for as much before are not asked about again.
+    """
     assert state.method.tree is not None
-    prop = state.property_at(eps)
+    open_ = state.open_at(eps)
+    if not open_:
+        return False
+    prop = state.property_at(eps, open_)
     prepared = prepare(state.net, prop.cases, state.method.bounds)
     state.tell("tree", prepared.n_unstable)
-    if (prepared.lower > 0).all():
-        state.prove(eps, prepared.grade)
-        return True
-    slice_s = max(min(TREE_S, TREE_SHARE * state.clock.left), 1e-3)
-    part = state.clock.part(slice_s, lambda p: replace(p, what="radius", lower=state.lower, upper=state.upper))
+    part = state.clock.part(
+        max(limit_s, 1e-3), lambda p: replace(p, what="radius", lower=state.lower, upper=state.upper)
+    )
 
     def replay(i: int, x: np.ndarray) -> float:
         witness = state.offer(prop, x, prop.cases[i].name)
         return math.inf if witness is None else witness.replay.slack_upper
 
     answer = state.method.tree.run(prepared.question(replay, part))
-    if all(case.holds for case in answer.cases):
-        trusted = any(case.solver_trusted for case in answer.cases)
-        state.prove(eps, Grade.SOLVER_TRUSTED if trusted else prepared.grade)
-        return True
-    return False
+    for i, case in zip(open_, answer.cases, strict=True):
+        if case.holds:
+            state.close(i, eps, Grade.SOLVER_TRUSTED if case.solver_trusted else prepared.grade)
+    return not state.open_at(eps)
 
 
 def _polish(state: RadiusState) -> None:

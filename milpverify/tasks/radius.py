@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TypeAlias
@@ -75,11 +76,27 @@ class RadiusState:
     witness: Witness | None = None
     reach: float = math.inf
     timed_out: bool = False
+    _closed: dict[int, tuple[float, Grade]] = field(default_factory=dict)
 
-    def property_at(self, eps: float) -> Property:
+    def property_at(self, eps: float, which: Sequence[int] | None = None) -> Property:
+        """That nothing within eps is in an unsafe set, or in some of them."""
         region = self.ball.scaled_to(eps)
-        cases = tuple(Case(region, unsafe, name) for name, unsafe in self.unsafe)
+        sets = self.unsafe if which is None else [self.unsafe[i] for i in which]
+        cases = tuple(Case(region, unsafe, name) for name, unsafe in sets)
         return Property(cases, self.net.n_inputs, self.net.n_outputs)
+
+    def open_at(self, eps: float) -> list[int]:
+        """The unsafe sets that were not proved, one by one, to hold nothing within eps."""
+        return [i for i in range(len(self.unsafe)) if self._closed.get(i, (-1.0, None))[0] < eps]
+
+    def close(self, i: int, eps: float, grade: Grade) -> None:
+        """One unsafe set holds nothing within eps; where the others do not either, the radius is proved."""
+        if eps > self._closed.get(i, (-1.0, grade))[0]:
+            self._closed[i] = eps, grade
+        if len(self._closed) == len(self.unsafe):
+            radii, grades = zip(*self._closed.values(), strict=True)
+            trusted = Grade.SOLVER_TRUSTED in grades
+            self.prove(min(radii), Grade.SOLVER_TRUSTED if trusted else Grade.BOUND_ROUNDED)
 
     def offer(self, prop: Property, x: np.ndarray, name: str | None = None) -> Witness | None:
         """Keep a point if it is adversarial in exact arithmetic and nearer than the best."""
