@@ -10,7 +10,7 @@ from tests.paths import ROOT
 
 DOCUMENT = ROOT / "docs" / "equations.md"
 HEAD = ("there", "what it says", "here", "grade", "what differs")
-CHECKED = "†"  # a row whose formula tests/test_paper_formulas.py transcribes
+CHECKED = "†"  # a row whose formula some test transcribes
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 import milpverify as mv
+from tests import test_paper_bounds, test_paper_certificates
 from tests.equation_rows import DOCUMENT, HEAD, Row, equation_rows
+from tests.paper_chains import COMPARED
 
 NOT_BUILT = "not built"
 GRADES = ("exact", "rounded", "floating", "solver", "bracket", "the same", "as ", "no number")
@@ -92,6 +94,11 @@ def test_every_paper_has_its_table_and_no_row_stands_twice() -> None:
         assert any(row.paper.startswith(paper) for row in equation_rows()), paper
     assert [key for key, count in Counter(row.key for row in equation_rows()).items() if count > 1] == []
     assert DOCUMENT.read_text(encoding="utf-8").count("| " + " | ".join(HEAD) + " |") == 7
+
+
+def test_the_rows_marked_as_compared_are_those_that_tests_compare() -> None:
+    assert {row.key for row in equation_rows() if row.checked} == COMPARED
+    assert test_paper_bounds.compares is test_paper_certificates.compares  # both have noted their rows
 
 
 @pytest.mark.parametrize("span", ["no_such_function", "FastLin(intersects=False)", "Tightness.q", "bounds.no_module.f"])
