@@ -105,12 +105,14 @@ def test_the_sign_attacks_take_the_papers_steps(seed: int) -> None:
     one = case.x - EPS * np.sign(case.gradient(case.x, case.c))
     fast = mv.Fgsm().attack_all(case.net, case.prop.cases)[0]
     np.testing.assert_allclose(fast.x, min((case.x, one), key=margin), atol=1e-12)
-    x, seen = case.x, [case.x]
-    for _ in range(6):
-        x = np.clip(x - 0.3 * EPS * np.sign(case.gradient(x, case.c)), case.x - EPS, case.x + EPS)
-        seen.append(x)
-    steps = mv.IterativeFgsm(steps=6, step_size=0.3).attack_all(case.net, case.prop.cases, stop=-np.inf)[0]
-    np.testing.assert_allclose(steps.x, min(seen, key=margin), atol=1e-9)
+    for count, size in ((3, 0.2), (6, 0.3)):  # within the ball, and onto its sides
+        x, seen = case.x, [case.x]
+        for _ in range(count):
+            x = np.clip(x - size * EPS * np.sign(case.gradient(x, case.c)), case.x - EPS, case.x + EPS)
+            seen.append(x)
+        attack = mv.IterativeFgsm(steps=count, step_size=size)
+        steps = attack.attack_all(case.net, case.prop.cases, stop=-np.inf)[0]
+        np.testing.assert_allclose(steps.x, min(seen, key=margin), atol=1e-9)
 
 
 @compares(TUTORIAL, "chapter 3: targeted attacks")
