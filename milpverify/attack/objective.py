@@ -23,7 +23,8 @@ class MarginToTarget(Objective):
     """y_label - y_target: the case's own slack, and the default.
 
     Source:
-        Carlini & Wagner 2017, section V-A (f_6, with the label's score in place of the largest other one); Kolter & Madry, adversarial robustness tutorial, chapter 4.
+        Carlini & Wagner 2017, section V-A (f_6, with the label's score in place of the largest other one); Kolter & Madry,
+        adversarial robustness tutorial, chapter 4.
     """
 
     def rows(self, C: np.ndarray) -> np.ndarray:
