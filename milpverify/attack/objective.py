@@ -23,8 +23,8 @@ class MarginToTarget(Objective):
     """y_label - y_target: the case's own slack, and the default.
 
     Source:
-        Carlini & Wagner 2017, section V-A (f_6, with the label's score in place of the largest other one); Kolter & Madry,
-        adversarial robustness tutorial, chapter 4.
+        Carlini & Wagner 2017, section V-A (f_6, with the label's score in place of the largest other one);
+        Kolter & Madry, adversarial robustness tutorial, chapter 3.
     """
 
     def rows(self, C: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ class TargetAgainstOthers(Objective):
         PropertyError: On rows that name no single target, that is have not exactly one -1 among zeros and one 1.
 
     Source:
-        Kolter & Madry, adversarial robustness tutorial, chapter 4 (targeted attacks).
+        Kolter & Madry, adversarial robustness tutorial, chapter 3 (targeted attacks).
     """
 
     def rows(self, C: np.ndarray) -> np.ndarray:
