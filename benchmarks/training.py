@@ -65,6 +65,9 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--halve-every", type=int, help="epochs until the learning rate is halved, again and again"
+    )
     parser.add_argument("--losses", default=",".join(LOSSES), help="some of: %(default)s")
     parser.add_argument(
         "--tightness", type=float, nargs=2, default=(0.01, 0.01), metavar=("D", "R"), help="weights of d and r"
@@ -107,6 +110,7 @@ def one(name: str, job: Job) -> None:
         epochs=arguments.epochs,
         batch_size=arguments.batch,
         learning_rate=arguments.learning_rate,
+        halve_every=arguments.halve_every,
         seed=arguments.seed,
         device=arguments.device,
     )
