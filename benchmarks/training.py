@@ -23,7 +23,7 @@ from machine import describe
 
 import milpverify as mv
 from milpverify.training.datasets import ImageSet, read_digits, read_idx_folder
-from milpverify.training.evaluation import RobustEvaluation
+from milpverify.training.error_table import RobustEvaluation
 from milpverify.training.losses import AdversarialLoss, DualLoss, IntervalLoss, Loss, StandardLoss
 from milpverify.training.models import mlp
 from milpverify.training.to_onnx import save_onnx

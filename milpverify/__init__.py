@@ -104,7 +104,8 @@ _HOME = {
     "training.attack": "PgdAscent",
     "training.ball": "Norm",
     "training.datasets": "ImageSet read_digits read_idx_folder",
-    "training.evaluation": "Evaluator RobustError RobustEvaluation robust_evaluation",
+    "training.error_table": "RobustError RobustEvaluation",
+    "training.evaluation": "Evaluator robust_evaluation",
     "training.losses": "AdversarialLoss DualLoss IntervalLoss StandardLoss",
     "training.records": "EpochRecord TrainedModel",
     "training.schedule": "EpsSchedule",
@@ -310,9 +311,9 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.training.datasets import ImageSet as ImageSet
     from milpverify.training.datasets import read_digits as read_digits
     from milpverify.training.datasets import read_idx_folder as read_idx_folder
+    from milpverify.training.error_table import RobustError as RobustError
+    from milpverify.training.error_table import RobustEvaluation as RobustEvaluation
     from milpverify.training.evaluation import Evaluator as Evaluator
-    from milpverify.training.evaluation import RobustError as RobustError
-    from milpverify.training.evaluation import RobustEvaluation as RobustEvaluation
     from milpverify.training.evaluation import robust_evaluation as robust_evaluation
     from milpverify.training.losses import AdversarialLoss as AdversarialLoss
     from milpverify.training.losses import DualLoss as DualLoss

@@ -11,7 +11,19 @@ import sys
 import time
 from collections.abc import Sequence
 
-from milpverify.commands import bounds, explore, export, measure, polytope, proofs, ranges, show, train, verify
+from milpverify.commands import (
+    bounds,
+    evaluate,
+    explore,
+    export,
+    measure,
+    polytope,
+    proofs,
+    ranges,
+    show,
+    train,
+    verify,
+)
 from milpverify.commands.options import Parser
 from milpverify.commands.process import in_own_process
 from milpverify.errors import InputError, MilpverifyError, OptionError
@@ -112,6 +124,7 @@ def build_parser() -> Parser:
     explore.register(commands)
     export.register(commands)
     train.register(commands)
+    evaluate.register(commands)
     return parser
 
 

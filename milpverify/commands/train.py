@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from milpverify.commands.evaluate import show_errors
 from milpverify.commands.options import (
     NORM_NAMES,
     Commands,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from milpverify.network.graph import Network
     from milpverify.report.screen import Column, Screen
     from milpverify.training.datasets import ImageSet
-    from milpverify.training.evaluation import RobustEvaluation
+    from milpverify.training.error_table import RobustEvaluation
     from milpverify.training.records import TrainedModel
 
 TRAIN = """\
@@ -108,6 +109,7 @@ def run_train(args: argparse.Namespace) -> int:
     from milpverify.commands import train_choices as choices
     from milpverify.commands.session import ANSWERED, INTERRUPTED, OPEN, screen_for, watched
     from milpverify.report.files import print_json
+    from milpverify.report.screen import Tone
     from milpverify.training.extras import need_torch
     from milpverify.training.to_onnx import check_writable_as_onnx, save_onnx
 
@@ -120,6 +122,12 @@ def run_train(args: argparse.Namespace) -> int:
     train, held_out = train.split(args.validation, args.seed) if args.validation else (train, None)
     what = f"{args.model} on {len(train)} images of {train.name}, {args.loss} loss, {args.norm} eps {args.eps or 0:g}"
     screen.say(what)
+    if args.wait + args.ramp > args.epochs and args.loss != STANDARD:
+        reached = trainer.schedule.at(args.epochs)
+        remark = (
+            f"eps only reaches {reached:.4g} in {args.epochs} epochs: --wait and --ramp take {args.wait + args.ramp:g}"
+        )
+        screen.say(remark, Tone.OPEN)
     with watched(screen, "train") as listener:
         trained = trainer.fit(model, train, validation=held_out, checkpoint=args.checkpoint, on_progress=listener)
     net = save_onnx(trained.model, train.input_shape, path, f"trained by milpverify: {what}")
@@ -128,7 +136,7 @@ def run_train(args: argparse.Namespace) -> int:
     report = _written(args, path, what, net, trained, None, status)  # no older report outlives its network
     if args.evaluate and not trained.interrupted:
         table = _judged(args, net, test, screen)
-        screen.table(*_errors(table))
+        show_errors(screen, table)
         status = INTERRUPTED if table.interrupted else status
         report = _written(args, path, what, net, trained, table, status)
     screen.say(f"wrote {path}, {path.with_suffix('.json').name} and {path.with_suffix('.txt').name}")
@@ -152,6 +160,10 @@ def _place(args: argparse.Namespace) -> Path:
     if args.eps is None and args.loss != STANDARD:
         raise OptionError(f"train: --loss {args.loss} needs --eps, the radius of the balls.")
     check_writable(path, "train")
+    if args.checkpoint is not None:
+        for place in (path, *map(path.with_suffix, REPORTS)):
+            if args.checkpoint.resolve() == place.resolve():
+                raise OptionError(f"train: {place} cannot be the checkpoint as well. Name another --checkpoint.")
     for suffix, start in REPORTS.items():
         place = path.with_suffix(suffix)
         check_writable(place, "train")
@@ -194,14 +206,6 @@ def _epochs(trained: TrainedModel) -> tuple[str, tuple[Column, ...], list[tuple[
     return f"training; the weights are those of epoch {trained.chosen}", tuple(Column(n, True) for n in names), rows
 
 
-def _errors(table: RobustEvaluation) -> tuple[str, tuple[Column, ...], list[tuple[str, ...]]]:
-    """The table of errors: title, columns, rows."""
-    from milpverify.report.screen import Column
-
-    columns = (Column("method"), Column("at least", True), Column("at most", True), Column("s", True))
-    return f"errors on {table.n_images} images of {table.data}, eps {table.eps:g}", columns, list(table.rows())
-
-
 def _described(args: argparse.Namespace) -> dict[str, Any]:
     """The options, JSON-ready."""
     left_out = ("files", "run", "command", "began", "json", "progress", "debug")
@@ -232,7 +236,7 @@ def _written(
     _show_epochs(page, trained)
     if table is not None:
         page.say("")
-        page.table(*_errors(table))
+        show_errors(page, table)
     write_atomically(path.with_suffix(".txt"), text.getvalue(), "train")
     write_atomically(path.with_suffix(".json"), json.dumps(report, indent=1, allow_nan=False) + "\n", "train")
     return report

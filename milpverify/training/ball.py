@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,18 +38,36 @@ class Norm:
         if self.clip is not None and not (len(self.clip) == 2 and self.clip[0] < self.clip[1]):
             raise OptionError(f"Norm: clip must be (low, high) with low < high, got {self.clip}. Give (0, 1) or None.")
 
+    @property
+    def name(self) -> str:
+        """ "linf", "l2" or "l1"."""
+        return "linf" if np.isinf(self.p) else f"l{self.p:.0f}"
+
     def check_eps(self, eps: float, who: str) -> None:
         """Refuse a radius that makes no sense.
 
         Raises:
             OptionError: If it is negative or no number, or an L-inf ball is wider than the clip on both sides.
         """
-        if not 0 <= eps < np.inf:
+        given: Any = eps
+        if not isinstance(given, Real) or not 0 <= eps < np.inf:
             raise OptionError(f"{who}: eps must be finite and at least 0, got {eps}. Give a radius in input units.")
         if self.clip is not None and np.isinf(self.p) and eps > self.clip[1] - self.clip[0]:
             raise OptionError(
                 f"{who}: eps {eps:g} reaches beyond the clip [{self.clip[0]:g}, {self.clip[1]:g}], where every input "
                 "is near every other. Give eps in units of the input, or leave the clip out."
+            )
+
+    def check_images(self, images: np.ndarray, name: str, who: str) -> None:
+        """Refuse centres of balls outside of the clip.
+
+        Raises:
+            OptionError: If a pixel lies beyond it.
+        """
+        if self.clip is not None and not (self.clip[0] <= images.min() and images.max() <= self.clip[1]):
+            raise OptionError(
+                f"{who}: the pixels of {name!r} go from {images.min():g} to {images.max():g}, beyond the clip "
+                f"[{self.clip[0]:g}, {self.clip[1]:g}]. Give the range of all valid pixels, or no clip."
             )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milpverify.errors import CheckpointError
+from milpverify.training.extras import first_line
 from milpverify.whole_files import written_whole
 
 if TYPE_CHECKING:
@@ -47,9 +50,15 @@ class TrainingFile:
         if not self.path.exists():
             return None
         try:
+            with zipfile.ZipFile(self.path) as parts:  # torch itself does not look at the check sums
+                damaged = parts.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{damaged} is damaged")
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises a different class for every way a file can be damaged
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            # What torch says of a file that it did not write is how to run the code that it holds.
+            foreign = isinstance(error, (pickle.UnpicklingError, zipfile.BadZipFile))
+            reason = "it is damaged, or torch did not write it" if foreign else first_line(error)
             raise CheckpointError(
                 f"checkpoint: {self.path} cannot be read ({reason}). Name another file, or remove this one."
             ) from None
@@ -77,10 +86,13 @@ class TrainingFile:
             with written_whole(target) as temporary:
                 torch.save({**state, "run": self.run}, temporary)
         except (OSError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"checkpoint: cannot write {self.path} ({reason}). Choose another place.") from None
+            raise CheckpointError(
+                f"checkpoint: cannot write {self.path} ({first_line(error)}). Choose another place."
+            ) from None
 
     def _check_folder(self) -> None:
+        if self.path.is_dir():
+            raise CheckpointError(f"checkpoint: {self.path} is a folder. Name a file in it.")
         folder = self.path.resolve().parent
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise CheckpointError(f"checkpoint: cannot write to the folder {folder}. Create it, or choose another.")

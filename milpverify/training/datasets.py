@@ -6,13 +6,16 @@ import gzip
 import hashlib
 import math
 import struct
+import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from milpverify.errors import InputError, OptionError
+from milpverify.training.extras import first_line
 
 IDX_BYTES = 0x08  # the idx type code of unsigned bytes, which MNIST and Fashion-MNIST use
 FILES = {
@@ -21,17 +24,17 @@ FILES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """Images with their labels.
 
     Attributes:
         images: Shape (N, channels, height, width), float32 in [0, 1]; read-only.
         labels: Shape (N,), int64 from 0; read-only.
-        name: For reports.
+        name: For reports; `[:N]` at its end says that only the first N are meant.
 
     Raises:
-        InputError: If there are no images, the numbers differ, or a value is out of range.
+        InputError: If there are no images, the numbers differ, a value is out of range, or a label is no whole number.
     """
 
     images: np.ndarray
@@ -39,21 +42,33 @@ class ImageSet:
     name: str = "images"
 
     def __post_init__(self) -> None:
-        images = np.array(self.images, dtype=np.float32)
-        labels = np.array(self.labels, dtype=np.int64)
-        if images.ndim != 4 or labels.shape != images.shape[:1] or not len(images):
+        who = f"ImageSet {self.name!r}"
+        images, labels = _numbers(self.images, f"{who}: images"), _numbers(self.labels, f"{who}: labels")
+        if images.ndim != 4 or labels.shape != images.shape[:1] or not images.size:
             raise InputError(
-                f"ImageSet {self.name!r}: images of shape {images.shape} with labels of shape {labels.shape}, expected "
-                "(N, channels, height, width) and (N,) with N >= 1."
+                f"{who}: images of shape {images.shape} with labels of shape {labels.shape}, expected "
+                "(N, channels, height, width) and (N,) with N >= 1. Reshape them, e.g. images.reshape(-1, 1, 28, 28)."
             )
-        if not (images.min() >= 0 and images.max() <= 1) or labels.min() < 0:
-            raise InputError(f"ImageSet {self.name!r}: pixels must lie in [0, 1] and labels from 0. Scale the images.")
+        if not (images.min() >= 0 and images.max() <= 1):
+            raise InputError(
+                f"{who}: pixels must lie in [0, 1], got {images.min():g} to {images.max():g}. "
+                "Divide the images by their largest possible value, e.g. 255."
+            )
+        if not (labels == np.rint(labels)).all() or labels.min() < 0:
+            raise InputError(
+                f"{who}: labels must be whole numbers from 0, got {labels.min():g} to {labels.max():g}. "
+                "Number the classes."
+            )
+        images, labels = np.array(images, dtype=np.float32), np.array(labels, dtype=np.int64)
         for name, values in (("images", images), ("labels", labels)):
             values.flags.writeable = False
             object.__setattr__(self, name, values)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"ImageSet({self.name!r}, {len(self)} images of shape {self.input_shape}, {self.n_classes} classes)"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -83,7 +98,7 @@ class ImageSet:
             return self
         if count < 1:
             raise OptionError(f"ImageSet: expected at least one image of {self.name!r}, got {count}.")
-        return ImageSet(self.images[:count], self.labels[:count], f"{self.name}, first {count}")
+        return ImageSet(self.images[:count], self.labels[:count], f"{self.name}[:{count}]")
 
     def split(self, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
         """Two parts at random, the second with that share of the images.
@@ -91,13 +106,25 @@ class ImageSet:
         Raises:
             OptionError: If a part would be empty.
         """
-        count = round(share * len(self))
+        count = round(share * len(self)) if math.isfinite(share) else 0
         if not 0 < count < len(self):
-            raise OptionError(f"ImageSet: a share of {share} of {len(self)} images leaves a part empty.")
+            raise OptionError(
+                f"ImageSet: a share of {share} of {len(self)} images leaves a part empty. Give one between 0 and 1."
+            )
         order = np.random.default_rng(seed).permutation(len(self))
         parts = (np.sort(order[count:]), np.sort(order[:count]))
         first, second = (ImageSet(self.images[part], self.labels[part], self.name) for part in parts)
         return first, second
+
+
+def check_image_set(data: Any, who: str) -> None:
+    """Refuse anything else, such as bare arrays.
+
+    Raises:
+        InputError: If it is no `ImageSet`.
+    """
+    if not isinstance(data, ImageSet):
+        raise InputError(f"{who}: expected an ImageSet, got {type(data).__name__}. Give mv.ImageSet(images, labels).")
 
 
 def read_digits(seed: int = 0, test_share: float = 0.25) -> tuple[ImageSet, ImageSet]:
@@ -116,7 +143,8 @@ def read_digits(seed: int = 0, test_share: float = 0.25) -> tuple[ImageSet, Imag
             "digits: scikit-learn is not installed. Install it (pip install scikit-learn), or give idx files."
         ) from None
     raw = load_digits()
-    return ImageSet(raw.images[:, None] / 16.0, raw.target, "digits").split(test_share, seed)
+    train, test = ImageSet(raw.images[:, None] / 16.0, raw.target).split(test_share, seed)
+    return replace(train, name="digits train"), replace(test, name="digits test")
 
 
 def read_idx_folder(folder: Path | str) -> tuple[ImageSet, ImageSet]:
@@ -135,6 +163,31 @@ def read_idx_folder(folder: Path | str) -> tuple[ImageSet, ImageSet]:
             "Files of two data sets are mixed."
         )
     return train, test
+
+
+def read_npz(path: Path | str) -> ImageSet:
+    """The arrays `images` and `labels` of an .npz file; bytes stand for k / 255, and a missing channel axis is added.
+
+    Raises:
+        InputError: If the file cannot be read, lacks an array, or holds no images.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if not {"images", "labels"} <= set(arrays.files):
+                raise InputError(
+                    f"npz: {path} holds the arrays {arrays.files}, expected images and labels. Rename them."
+                )
+            images, labels = arrays["images"], arrays["labels"]
+    except FileNotFoundError:
+        raise InputError(f"npz: there is no file {path}. Check the path.") from None
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(
+            f"npz: {path} does not read as arrays ({first_line(error)}). Write it by numpy.savez."
+        ) from None
+    if images.dtype == np.uint8:
+        images = images / np.float32(255)
+    return ImageSet(images[:, None] if images.ndim == 3 else images, labels, path.stem)
 
 
 def read_idx(path: Path | str) -> np.ndarray:
@@ -178,6 +231,21 @@ def read_idx(path: Path | str) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
 
 
+def _numbers(values: Any, who: str) -> np.ndarray:
+    """An array of real numbers, also from a torch tensor that carries gradients.
+
+    Raises:
+        InputError: If it is none.
+    """
+    try:
+        array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{who} are no array ({error}). Give all of them the same shape.") from None
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{who} are of type {array.dtype}, expected real numbers. Convert them.")
+    return array
+
+
 def _read_pair(folder: Path, part: str) -> ImageSet:
     images_path, labels_path = (_present(folder, name) for name in FILES[part])
     images, labels = read_idx(images_path), read_idx(labels_path)
@@ -195,7 +263,8 @@ def _read_pair(folder: Path, part: str) -> ImageSet:
 
 
 def _present(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / f"{name}.gz"):
+    dotted = name.replace("-idx", ".idx")  # as some archives unpack them
+    for path in (folder / name, folder / f"{name}.gz", folder / dotted, folder / f"{dotted}.gz"):
         if path.is_file():
             return path
     raise InputError(f"idx: {folder} holds neither {name} nor {name}.gz. Put the four files of the data set there.")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,118 +19,22 @@ from milpverify.bounds.batch import bound_batch
 from milpverify.bounds.compute import bound_rows, compute_bounds
 from milpverify.bounds.method import BoundMethod, Interval
 from milpverify.bounds.slopes import AlphaCrown
-from milpverify.errors import BoundsError, OptionError
+from milpverify.errors import BoundsError, OptionError, SolverError
 from milpverify.network.exact import forward_exact
 from milpverify.network.graph import Network
-from milpverify.proof.evidence import Unknown, Violated
+from milpverify.proof.evidence import Grade, Holds, Unknown, Violated
 from milpverify.proof.replay import confirm
 from milpverify.spec.property import robustness
-from milpverify.spec.regions import BoxBatch, L1Ball, L2Ball, LinfBall, Region
-from milpverify.tasks.progress import Clock, OnProgress
+from milpverify.spec.regions import BoxBatch, L1Ball, L2Ball, LinfBall
+from milpverify.tasks.progress import Clock, OnProgress, Progress
 from milpverify.tasks.verify import Verifier, verify
 from milpverify.training.ball import Norm
-from milpverify.training.datasets import ImageSet
+from milpverify.training.datasets import ImageSet, check_image_set
+from milpverify.training.error_table import RobustError, RobustEvaluation
+from milpverify.training.verdict_file import Verdict, VerdictFile
 
-NEAR_TIE = 1e-6  # relative; beyond it no network that is trained loses the sign of a margin in float64
 BALLS: dict[float, type[LinfBall] | type[L2Ball] | type[L1Ball]] = {np.inf: LinfBall, 2.0: L2Ball, 1.0: L1Ball}
-
-
-@dataclass(frozen=True, eq=False)
-class RobustError:
-    """How many images one method counts as errors.
-
-    Attributes:
-        name: "clean", "fgsm", "pgd", "interval", "dual", "alpha" or "exact".
-        wrong: Images that are errors for certain: misclassified, or with a confirmed adversarial example.
-        open: Images of which the method cannot tell.
-        seconds: Wall time; of "exact", beyond what the rows before it have settled.
-    """
-
-    name: str
-    wrong: np.ndarray
-    open: np.ndarray
-    seconds: float
-
-    @property
-    def lower(self) -> float:
-        """Share of the images that are errors for certain."""
-        return float(self.wrong.mean())
-
-    @property
-    def upper(self) -> float:
-        """Share that is not proven robust; of an attack 1.0, as it proves nothing."""
-        return float((self.wrong | self.open).mean())
-
-    def to_dict(self) -> dict[str, Any]:
-        """`name`, `lower`, `upper`, `seconds`."""
-        return {"name": self.name, "lower": self.lower, "upper": self.upper, "seconds": self.seconds}
-
-
-@dataclass(frozen=True, eq=False)
-class RobustEvaluation:
-    """One table of a network's errors on a set of images.
-
-    Attributes:
-        data: Name of the images.
-        n_images: How many.
-        eps: Radius, in units of the input.
-        norm: Of the balls.
-        errors: One row a method, in order: clean, attacks, bounds, exact.
-        interrupted: Whether Ctrl-C left images open that the verifier might have decided.
-
-    Raises:
-        BoundsError: If an image is an error for certain in one row and proven robust in another: a bug of ours.
-    """
-
-    data: str
-    n_images: int
-    eps: float
-    norm: Norm
-    errors: tuple[RobustError, ...]
-    interrupted: bool = False
-
-    def __post_init__(self) -> None:
-        wrong = np.logical_or.reduce([e.wrong for e in self.errors])
-        for e in self.errors:
-            contradicted = np.flatnonzero(wrong & ~(e.wrong | e.open))
-            if e.name != "clean" and len(contradicted):
-                raise BoundsError(
-                    f"robust_evaluation: image {contradicted[0]} is proven robust by {e.name}, and an adversarial "
-                    "example of it is confirmed. Please report this."
-                )
-
-    def __getitem__(self, name: str) -> RobustError:
-        for e in self.errors:
-            if e.name == name:
-                return e
-        raise KeyError(name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "data": self.data,
-            "images": self.n_images,
-            "eps": self.eps,
-            "norm": "linf" if np.isinf(self.norm.p) else f"l{self.norm.p:.0f}",
-            "clip": self.norm.clip,
-            "errors": [e.to_dict() for e in self.errors],
-            "interrupted": self.interrupted,
-        }
-
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """Cells of the table: method, at least, at most, seconds."""
-        cells = []
-        for e in self.errors:
-            at_most = "-" if e.name in ("fgsm", "pgd") else f"{100 * e.upper:.2f} %"
-            cells.append((e.name, f"{100 * e.lower:.2f} %", at_most, f"{e.seconds:.1f}"))
-        return cells
-
-    def __str__(self) -> str:
-        norm = self.to_dict()["norm"]
-        lines = [f"errors on {self.n_images} images of {self.data}, {norm} eps {self.eps:g}"]
-        lines.append(f"{'method':10}{'at least':>10}{'at most':>10}{'s':>9}")
-        lines += [f"{name:10}{low:>10}{high:>10}{seconds:>9}" for name, low, high, seconds in self.rows()]
-        return "\n".join(lines)
+TOGETHER = 50  # images bounded at once: enough for the kernel, few enough for progress and Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -140,6 +47,9 @@ class Evaluator:
         exact: Whether the verifier decides what is left.
         verifier: How; `Verifier()` when None.
         image_limit_s: Wall time of the verifier for one image, None for no limit; beyond it the image is open.
+
+    Raises:
+        OptionError: If the limit is not positive, or two rows have one name.
     """
 
     fgsm: Attack = field(default_factory=Fgsm)
@@ -153,6 +63,15 @@ class Evaluator:
     verifier: Verifier | None = None
     image_limit_s: float | None = 60.0
 
+    def __post_init__(self) -> None:
+        if self.image_limit_s is not None and not self.image_limit_s > 0:
+            raise OptionError(
+                f"Evaluator: image_limit_s must be positive, got {self.image_limit_s}. Leave it None for no limit."
+            )
+        names = ["clean", "fgsm", "pgd", *(name for name, _ in self.bounds), "exact"]
+        if len(set(names)) < len(names):
+            raise OptionError(f"Evaluator: two rows have one name, {names}. Rename a bound method.")
+
 
 def robust_evaluation(
     net: Network,
@@ -161,14 +80,16 @@ def robust_evaluation(
     *,
     norm: Norm | None = None,
     method: Evaluator | None = None,
+    time_limit_s: float | None = None,
     on_progress: OnProgress | None = None,
+    checkpoint: Path | str | None = None,
 ) -> RobustEvaluation:
     """Count a network's errors on balls around images. Every number is rigorous as far as it goes.
 
     An image is an error if some input of its ball does not get a strictly larger output at the label than at every
     other class. "at least" counts points that exact replay confirms; "at most" counts what is not proven, by bounds
     rounded outward (`interval`, `dual`: Wong & Kolter's; `alpha`) or, in the row `exact`, by the verifier (which may
-    rest on a MILP solver's word: `tasks.verify`).
+    rest on a MILP solver's word: `tasks.verify`; a remark says for how many images).
 
     Args:
         net: The network.
@@ -176,22 +97,44 @@ def robust_evaluation(
         eps: Radius, in units of the input.
         norm: `Norm()` when None: L-inf, clipped to [0, 1].
         method: `Evaluator()` when None.
-        on_progress: Called once an image and row.
+        time_limit_s: Wall time of the whole; None for no limit. Bounds and attacks on an image are not interrupted.
+        on_progress: Called as the work goes on.
+        checkpoint: A file that verdicts are saved to every few seconds, and gone on from if it exists. What the row
+            `exact` left open is asked again, so that more time for an image counts.
 
     Returns:
-        The table. Ctrl-C while the verifier is at work leaves the images that are left open; before, it is raised.
+        The table. Ctrl-C and the time limit leave open what has not been judged.
 
     Raises:
-        OptionError: If the images do not fit the network, or eps makes no sense.
+        InputError: If the images do not fit the network, or eps makes no sense.
+        CheckpointError: If the checkpoint is damaged or of another question; it is left as it is.
     """
-    norm, method = norm or Norm(), method or Evaluator()
-    norm.check_eps(eps, "robust_evaluation")
-    if int(np.prod(data.input_shape)) != net.n_inputs or data.n_classes > net.n_outputs:
+    norm, method = Norm() if norm is None else norm, method or Evaluator()
+    _check_question(net, data, eps, norm)
+    return _Evaluation(net, data, float(eps), norm, method, time_limit_s, on_progress, checkpoint).table()
+
+
+def _check_question(net: Network, data: ImageSet, eps: float, norm: Norm) -> None:
+    who = "robust_evaluation"
+    kinds: tuple[tuple[Any, type], ...] = ((net, Network), (norm, Norm))
+    if not all(isinstance(given, kind) for given, kind in kinds):
+        got = f"{type(net).__name__} and {type(norm).__name__}"
+        raise OptionError(f"{who}: expected a Network and a Norm, got {got}. Make them by from_onnx and Norm(2).")
+    check_image_set(data, who)
+    norm.check_eps(eps, who)
+    norm.check_images(data.images, data.name, who)
+    shape, wanted = data.input_shape, net.input_shape
+    axes, expected = ([n for n in s if n != 1] for s in (shape, wanted))
+    if math.prod(shape) != net.n_inputs or (len(expected) > 1 and axes != expected):
         raise OptionError(
-            f"robust_evaluation: images of shape {data.input_shape} in {data.n_classes} classes, the network reads "
-            f"{net.n_inputs} values and has {net.n_outputs} outputs. Give the images it was made for."
+            f"{who}: images of {data.name!r} have shape {shape}, the network reads {wanted}. Give the images it was "
+            "made for, their axes in that order."
         )
-    return _Evaluation(net, data, eps, norm, method, on_progress).table()
+    if data.n_classes > net.n_outputs:
+        raise OptionError(
+            f"{who}: {data.name!r} has labels up to {data.n_classes - 1}, the network has {net.n_outputs} outputs. "
+            "Give the images it was made for."
+        )
 
 
 class _Evaluation:
@@ -204,87 +147,176 @@ class _Evaluation:
         eps: float,
         norm: Norm,
         method: Evaluator,
+        time_limit_s: float | None,
         on_progress: OnProgress | None,
+        checkpoint: Path | str | None,
     ) -> None:
         self.net, self.data, self.eps, self.norm, self.method = net, data, eps, norm, method
-        self.clock = Clock("robust_evaluation", None, on_progress)
-        ball, x = BALLS[norm.p], data.images.reshape(len(data), -1).astype(np.float64)
-        self.x = x
+        self.on_progress, self.clock = on_progress, Clock("robust_evaluation", time_limit_s, on_progress)
+        ball, self.x = BALLS[norm.p], data.images.reshape(len(data), -1).astype(np.float64)
         self.properties = [
             robustness(net, ball(point, eps, clip=norm.clip), int(label))
-            for point, label in zip(x, data.labels, strict=True)
+            for point, label in zip(self.x, data.labels, strict=True)
         ]
-        self.errors: list[RobustError] = []
+        # The same for every image of one label: the margins label - others.
+        self.margins = np.stack([np.concatenate([c.unsafe.C for c in p.cases]) for p in self.properties])
+        question = {
+            "network": net.fingerprint,
+            "data": data.fingerprint,
+            "eps": eps,
+            "norm": repr(norm),
+            "method": repr((method.fgsm, method.pgd, method.bounds, method.verifier)),
+        }
+        self.file = VerdictFile(None if checkpoint is None else Path(checkpoint), question, len(data))
+        self.file.load()
+        self.names: list[str] = []
+        self.failures: list[str] = []
         self.interrupted = False
 
     def table(self) -> RobustEvaluation:
-        self._row("clean", self._clean)
-        self._row("fgsm", lambda i: self._attacked(i, self.method.fgsm))
-        self._row("pgd", lambda i: self._attacked(i, self.method.pgd))
+        """Every row that there is time for; of `exact`, what the others have settled in any case."""
+        self._row("clean", self._clean, TOGETHER)
+        self._row("fgsm", partial(self._attacked, attack=self.method.fgsm))
+        self._row("pgd", partial(self._attacked, attack=self.method.pgd))
         for name, bounds in self.method.bounds:
-            self._bounded(name, bounds)
+            self._row(name, partial(self._bounded, bounds=bounds), TOGETHER)
         if self.method.exact:
             self._row("exact", self._decided)
+        self.file.save(now=True)
+        errors = tuple(self._error(name) for name in self.names)
+        cut = any(Verdict.UNASKED in self.file.row(name).letters for name in self.names)
+        timed_out = not self.interrupted and self.clock.out and (cut or len(errors) < self._n_rows)
         return RobustEvaluation(
-            self.data.name, len(self.data), self.eps, self.norm, tuple(self.errors), self.interrupted
+            self.data.name, len(self.data), self.eps, self.norm, errors, self.interrupted, timed_out, self._remarks()
         )
 
-    def _row(self, name: str, judge: Callable[[int], bool | None]) -> None:
-        """One row, image by image: True for an error, False for none, None for open."""
-        began, verdicts = self.clock.seconds, []
-        for i in range(len(self.data)):
-            verdicts.append(judge(i))
-            self.clock.tell(name, f"image {i + 1} of {len(self.data)}", left=len(self.data) - i - 1)
-        wrong, is_open = (np.array([v is kind for v in verdicts]) for kind in (True, None))
-        self.errors.append(RobustError(name, wrong, is_open, self.clock.seconds - began))
+    @property
+    def _n_rows(self) -> int:
+        return 3 + len(self.method.bounds) + self.method.exact
 
-    def _clean(self, i: int) -> bool:
-        y: Any = self.net.forward(self.x[i])
-        label = int(self.data.labels[i])
-        lead = y[label] - np.delete(y, label).max()
-        if abs(lead) < NEAR_TIE * (1.0 + np.abs(y).max()):  # float64 may not be sure of the sign
-            exact = forward_exact(self.net, self.x[i])
-            lead = exact[label] - max(value for t, value in enumerate(exact) if t != label)
-        return bool(lead <= 0)
+    def _row(self, name: str, judge: Callable[[np.ndarray], list[str]], together: int = 1) -> None:
+        """One row, some images at a time, from where an earlier call has left it."""
+        row, last = self.file.row(name), name == "exact"
+        again = (Verdict.UNASKED, Verdict.OPEN) if last else (Verdict.UNASKED,)
+        todo = np.array([i for i, letter in enumerate(row.letters) if letter in again], dtype=int)
+        if self._over and not last and len(todo) == len(row.letters):
+            return  # not begun
+        self.names.append(name)
+        before, began = row.seconds, self.clock.seconds
+        for start in range(0, len(todo), together):
+            if self._over and not last:
+                break
+            part = todo[start : start + together]
+            try:
+                for i, letter in zip(part, judge(part), strict=True):
+                    row.letters[i] = letter
+                row.seconds = before + self.clock.seconds - began
+                self.clock.tell(name, f"image {part[-1] + 1} of {len(self.data)}", left=len(todo) - start - len(part))
+                self.file.save()
+            except KeyboardInterrupt:
+                self.interrupted = True
 
-    def _attacked(self, i: int, attack: Attack) -> bool | None:
-        if self.errors[0].wrong[i]:
-            return True
-        prop = self.properties[i]
-        for case, found in zip(prop.cases, attack.attack_all(self.net, prop.cases), strict=True):
-            if found.found and confirm(self.net, case, found.x) is not None:
-                return True
-        return None
-
-    def _bounded(self, name: str, bounds: BoundMethod) -> None:
-        """A row of proven margins, all images at once where the balls are boxes."""
-        began, wrong = self.clock.seconds, self.errors[0].wrong
-        proven = np.zeros(len(self.data), dtype=bool)
-        todo = np.flatnonzero(~wrong)
-        rows = np.stack([np.concatenate([c.unsafe.C for c in p.cases]) for p in self.properties])
-        regions: list[Region] = [p.cases[0].region for p in self.properties]
-        if len(todo) and all(region.is_box for region in regions):
-            value = bound_batch(self.net, BoxBatch.of([regions[i] for i in todo]), rows[todo], bounds).value
-            proven[todo] = (value > 0).all(axis=1)
-        else:
-            for i in todo:
-                hidden = compute_bounds(self.net, regions[i], bounds)
-                proven[i] = bool((bound_rows(self.net, regions[i], hidden, rows[i], bounds).value > 0).all())
-        self.clock.tell(name, f"{len(self.data)} images")
-        self.errors.append(RobustError(name, wrong.copy(), ~wrong & ~proven, self.clock.seconds - began))
-
-    def _decided(self, i: int) -> bool | None:
-        """What attacks and bounds have settled already, or else the verifier."""
-        if any(e.wrong[i] for e in self.errors):
-            return True
-        if any(not e.open[i] for e in self.errors if e.name not in ("clean", "fgsm", "pgd")):
-            return False
+    @property
+    def _over(self) -> bool:
+        """Whether Ctrl-C or the time limit has ended the work."""
         self.interrupted = self.interrupted or self.clock.interrupt.pending
-        if self.interrupted:
-            return None
-        limit, verifier = self.method.image_limit_s, self.method.verifier
-        verdict = verify(self.net, self.properties[i], time_limit_s=limit, method=verifier)
+        return self.interrupted or self.clock.out
+
+    def _is(self, letter: str, name: str, i: int) -> bool:
+        return self.file.row(name).letters[i] == letter
+
+    def _clean(self, part: np.ndarray) -> list[str]:
+        """Margins at the images themselves, by bounds rounded outward, and exactly where these do not tell."""
+        C = self.margins[part]
+        found = bound_batch(
+            self.net, BoxBatch(self.x[part], self.x[part]), np.concatenate([C, -C], 1), Interval()
+        ).value
+        low, high = found[:, : C.shape[1]], -found[:, C.shape[1] :]
+        letters = []
+        for i, least, most in zip(part, low.min(axis=1), high.min(axis=1), strict=True):
+            wrong = most <= 0
+            if least <= 0 < most:
+                exact, label = forward_exact(self.net, self.x[i]), int(self.data.labels[i])
+                wrong = any(value >= exact[label] for t, value in enumerate(exact) if t != label)
+            letters.append(Verdict.WRONG if wrong else Verdict.ROBUST)
+        return letters
+
+    def _attacked(self, part: np.ndarray, attack: Attack) -> list[str]:
+        [i] = part
+        if not self._is(Verdict.ROBUST, "clean", i):
+            return [self.file.row("clean").letters[i]]
+        prop = self.properties[i]
+        if self.eps > 0:  # else there is no other point
+            for case, found in zip(prop.cases, attack.attack_all(self.net, prop.cases), strict=True):
+                if found.found and confirm(self.net, case, found.x) is not None:
+                    return [Verdict.WRONG]
+        return [Verdict.OPEN]
+
+    def _bounded(self, part: np.ndarray, bounds: BoundMethod) -> list[str]:
+        """Proven margins, all images at once where the balls are boxes."""
+        letters = {int(i): self.file.row("clean").letters[i] for i in part}
+        todo = [i for i, letter in letters.items() if letter == Verdict.ROBUST]
+        regions = [self.properties[i].cases[0].region for i in todo]
+        if todo and all(region.is_box for region in regions):
+            least = bound_batch(self.net, BoxBatch.of(regions), self.margins[todo], bounds).value.min(axis=1)
+        else:
+            least = np.zeros(len(todo))
+            for n, (i, region) in enumerate(zip(todo, regions, strict=True)):
+                hidden = compute_bounds(self.net, region, bounds)
+                least[n] = bound_rows(self.net, region, hidden, self.margins[i], bounds).value.min()
+        for i, value in zip(todo, least, strict=True):
+            letters[i] = Verdict.ROBUST if value > 0 else Verdict.OPEN
+        return [letters[int(i)] for i in part]
+
+    def _decided(self, part: np.ndarray) -> list[str]:
+        """What attacks and bounds have settled already, or else the verifier."""
+        [i] = part
+        settled = [name for name in self.names if name != "exact"]
+        if any(self._is(Verdict.WRONG, name, i) for name in settled):
+            return [Verdict.WRONG]
+        proofs = [name for name, _ in self.method.bounds] if self.eps > 0 else [*settled]
+        if any(self._is(Verdict.ROBUST, name, i) for name in proofs if name in settled):
+            return [Verdict.ROBUST]
+        if self._over:
+            return [self.file.row("exact").letters[i]]
+        return [self._verified(i)]
+
+    def _verified(self, i: int) -> str:
+        limit = min(self.clock.left, self.method.image_limit_s or math.inf)
+        listener = None if self.on_progress is None else lambda p: self._heard(i, p)
+        try:
+            verdict = verify(
+                self.net,
+                self.properties[i],
+                time_limit_s=None if math.isinf(limit) else limit,
+                method=self.method.verifier,
+                on_progress=listener,
+            )
+        except (SolverError, BoundsError) as error:
+            self.failures.append(f"image {i} is open: {' '.join(str(error).split())}")
+            return Verdict.OPEN
         if isinstance(verdict, Unknown):
-            self.interrupted = verdict.interrupted
-            return None
-        return isinstance(verdict, Violated)
+            self.interrupted = self.interrupted or verdict.interrupted
+            return Verdict.UNASKED if verdict.interrupted or self.clock.out else Verdict.OPEN
+        if isinstance(verdict, Violated):
+            return Verdict.WRONG
+        assert isinstance(verdict, Holds)
+        return Verdict.TRUSTED if verdict.grade is Grade.SOLVER_TRUSTED else Verdict.ROBUST
+
+    def _heard(self, i: int, p: Progress) -> None:
+        """What the verifier tells, as the evaluation tells it."""
+        assert self.on_progress is not None
+        what = f"image {i + 1} of {len(self.data)}, {p.stage} {p.what}"
+        self.on_progress(replace(p, stage="exact", what=what, seconds=self.clock.seconds))
+
+    def _error(self, name: str) -> RobustError:
+        row = self.file.row(name)
+        letters, clean = np.array(row.letters), np.array(self.file.row("clean").letters)
+        letters[(letters == Verdict.UNASKED) & (clean == Verdict.WRONG)] = Verdict.WRONG  # needs no asking
+        is_open = (letters == Verdict.OPEN) | (letters == Verdict.UNASKED)
+        return RobustError(name, letters == Verdict.WRONG, is_open, row.seconds)
+
+    def _remarks(self) -> tuple[str, ...]:
+        trusted = self.file.row("exact").letters.count(Verdict.TRUSTED) if self.method.exact else 0
+        word = (f"{trusted} of the images proven robust rest on a MILP solver's word",) if trusted else ()
+        return (*word, *self.failures)

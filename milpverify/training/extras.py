@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from milpverify.errors import OptionError
 
@@ -17,3 +19,23 @@ def need_torch(who: str) -> None:
     known = "torch" in sys.modules
     if sys.modules.get("torch") is None if known else importlib.util.find_spec("torch") is None:
         raise OptionError(f"{who}: torch is not installed. Install milpverify[torch].")
+
+
+@contextmanager
+def enough_memory(who: str, remedy: str) -> Iterator[None]:
+    """Tell torch's ways to run out of memory from bugs.
+
+    Raises:
+        OptionError: Where the body needs more memory than there is.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch has a class of its own for devices only
+        if not any(words in str(error) for words in ("allocate memory", "out of memory")):
+            raise
+        raise OptionError(f"{who}: out of memory ({first_line(error)}). {remedy}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What it says first; the name of its class where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from milpverify.errors import OptionError
-from milpverify.training.extras import need_torch
+from milpverify.training.extras import enough_memory, need_torch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +27,7 @@ def mlp(input_shape: Sequence[int], widths: Sequence[int], n_classes: int, seed:
 
     if min(widths, default=1) < 1:
         raise OptionError(f"mlp: widths must be positive, got {tuple(widths)}.")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), enough_memory("mlp", "Give smaller widths."):
         torch.manual_seed(seed)
         layers: list[nn.Module] = [nn.Flatten()]
         for n_in, n_out in pairwise((int(np.prod(input_shape)), *widths, n_classes)):

@@ -13,6 +13,7 @@ from milpverify.errors import OptionError
 from milpverify.tasks.progress import OnProgress, Progress
 from milpverify.training.checkpoint import TrainingFile, described_run
 from milpverify.training.datasets import ImageSet
+from milpverify.training.extras import first_line
 from milpverify.training.losses import Batch, LossValue
 from milpverify.training.records import EpochRecord, TrainedModel
 from milpverify.training.twin import Twin
@@ -44,7 +45,7 @@ class Run:
         import torch
 
         self.trainer, self.on_progress, self.began = trainer, on_progress, time.monotonic()
-        self.model = _moved(copy.deepcopy(model), trainer.device)
+        self.model = _moved(model, trainer.device)
         self.twin = Twin(self.model, data.input_shape)
         for part in (data, validation) if validation is not None else (data,):
             _check_fit(self.twin, part)
@@ -201,11 +202,21 @@ def _weights(model: nn.Module) -> dict[str, Any]:
 
 
 def _moved(model: nn.Module, device: str) -> nn.Module:
+    import torch
+
+    if not isinstance(model, torch.nn.Module) or not any(p.requires_grad for p in model.parameters()):
+        raise OptionError(
+            f"Trainer: expected an nn.Module with parameters that can be trained, got {type(model).__name__}. "
+            "Give such a module, with requires_grad where weights may change."
+        )
     try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise OptionError(f"Trainer: the device {device!r} cannot be used ({reason}). Use cpu.") from None
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it holds no numbers")
+        return copy.deepcopy(model).to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if "memory" in str(error):
+            raise
+        raise OptionError(f"Trainer: the device {device!r} cannot be used ({first_line(error)}). Use cpu.") from None
 
 
 def _tensors(data: ImageSet, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,8 +229,8 @@ def _tensors(data: ImageSet, like: Tensor) -> tuple[Tensor, Tensor]:
 def _check_fit(twin: Twin, data: ImageSet) -> None:
     if data.input_shape != twin.input_shape or data.n_classes > twin.form.n_outputs:
         raise OptionError(
-            f"Trainer: {data.name!r} has images of shape {data.input_shape} in {data.n_classes} classes, the module "
-            f"reads {twin.input_shape} and has {twin.form.n_outputs} outputs. Build the module for these images."
+            f"Trainer: {data.name!r} has images of shape {data.input_shape} with labels up to {data.n_classes - 1}, "
+            f"the module reads {twin.input_shape} and has {twin.form.n_outputs} outputs. Build it for these images."
         )
 
 

@@ -10,6 +10,7 @@ from milpverify.errors import NetworkError, OptionError, UnsupportedError
 from milpverify.network.from_onnx import from_onnx
 from milpverify.network.from_torch import from_torch
 from milpverify.network.graph import Network
+from milpverify.training.extras import first_line
 from milpverify.whole_files import written_whole
 
 if TYPE_CHECKING:
@@ -72,18 +73,13 @@ def check_writable_as_onnx(model: nn.Module) -> None:
 
 def _proto(model: nn.Module, input_shape: tuple[int, ...], note: str) -> Any:
     import onnx
-    import torch
     from onnx import TensorProto, helper
 
     check_writable_as_onnx(model)
     graph = _Graph("input")
     for name, layer in _flat(model):
         _writer(name, layer)(graph, layer)
-    example = torch.zeros((1, *input_shape), device=next(model.parameters()).device)
-    with torch.no_grad():
-        was_training = model.training
-        outputs = list(model.eval()(example).shape)
-        model.train(was_training)
+    outputs = _output_shape(model, input_shape)
     graph.nodes.append(helper.make_node("Identity", [graph.last], ["output"], name="output"))
     body = helper.make_graph(
         graph.nodes,
@@ -98,6 +94,29 @@ def _proto(model: nn.Module, input_shape: tuple[int, ...], note: str) -> Any:
     )
     onnx.checker.check_model(proto, full_check=True)
     return proto
+
+
+def _output_shape(model: nn.Module, input_shape: tuple[int, ...]) -> list[int]:
+    """Shape of the outputs for a batch of one.
+
+    Raises:
+        NetworkError: If the module does not run on such an input.
+    """
+    import torch
+
+    parameter = next(model.parameters(), None)
+    example = torch.zeros((1, *input_shape), device=None if parameter is None else parameter.device)
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            return list(model.eval()(example).shape)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise NetworkError(
+            f"save_onnx: the module does not run on an input of shape {(1, *input_shape)} ({first_line(error)}). "
+            "Give the shape of one input, without the batch axis."
+        ) from None
+    finally:
+        model.train(was_training)
 
 
 class _Graph:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from milpverify.errors import OptionError
 from milpverify.tasks.progress import OnProgress
 from milpverify.training.ball import Norm
-from milpverify.training.datasets import ImageSet
-from milpverify.training.extras import need_torch
+from milpverify.training.datasets import ImageSet, check_image_set
+from milpverify.training.extras import enough_memory, need_torch
 from milpverify.training.losses import Loss, StandardLoss
 from milpverify.training.records import TrainedModel
 from milpverify.training.run import Run
@@ -56,11 +57,20 @@ class Trainer:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        counts = {"epochs": self.epochs, "batch_size": self.batch_size}
+        counts: dict[str, Any] = {"epochs": self.epochs, "batch_size": self.batch_size}
         counts.update({k: v for k in ("halve_every", "patience") if (v := getattr(self, k)) is not None})
         for name, count in counts.items():
-            if count < 1:
-                raise OptionError(f"Trainer: {name} must be at least 1, got {count}.")
+            if not isinstance(count, Integral) or count < 1:
+                raise OptionError(f"Trainer: {name} must be a whole number from 1, got {count!r}.")
+        seed: Any = self.seed
+        if not isinstance(seed, Integral) or not 0 <= self.seed < 2**31:
+            raise OptionError(f"Trainer: seed must be a whole number from 0 to {2**31 - 1}, got {self.seed!r}.")
+        kinds: tuple[tuple[Any, type], ...] = ((self.loss, Loss), (self.norm, Norm))
+        if not all(isinstance(given, kind) for given, kind in kinds):
+            raise OptionError(
+                f"Trainer: expected a loss such as DualLoss() and a Norm, got {self.loss!r} and {self.norm!r}. "
+                "Give objects of these classes."
+            )
         if not 0 < self.learning_rate < math.inf:
             raise OptionError(f"Trainer: learning_rate must be positive and finite, got {self.learning_rate}.")
         self.norm.check_eps(self.schedule.eps, "Trainer")
@@ -95,12 +105,16 @@ class Trainer:
             The module with its history. A loss that is not finite and Ctrl-C end the run with the last whole epoch.
 
         Raises:
-            OptionError: If torch or the device is not there, `patience` has no validation images, or a loss is not
-                finite before the first epoch is done.
+            OptionError: If torch or the device is not there, memory does not suffice, `patience` has no validation
+                images, or a loss is not finite before the first epoch is done.
             NetworkError: If the module cannot be trained on these images.
             CheckpointError: If the checkpoint is damaged or of another run; it is left as it is.
         """
         need_torch("Trainer")
         if self.patience is not None and validation is None:
             raise OptionError("Trainer: patience needs validation images. Give some, or leave patience out.")
-        return Run(self, model, data, validation, checkpoint, on_progress).whole()
+        for part in (data, validation) if validation is not None else (data,):
+            check_image_set(part, "Trainer")
+            self.norm.check_images(part.images, part.name, "Trainer")
+        with enough_memory("Trainer", "Take fewer images a step: batch_size, or --batch."):
+            return Run(self, model, data, validation, checkpoint, on_progress).whole()

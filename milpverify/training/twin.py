@@ -10,6 +10,7 @@ can be trained: dense layers, convolutions, skip connections, pools that select.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from milpverify.errors import NetworkError, UnsupportedError
 from milpverify.network.from_torch import from_torch
 from milpverify.network.graph import Affine, Network
 from milpverify.network.operators import LinearOperator
+from milpverify.training.extras import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,6 +63,7 @@ class Twin:
         """
         self._model = model
         self.input_shape = tuple(int(n) for n in input_shape)
+        _check_runs(model, self.input_shape)
         self.form = _numbered(model, self.input_shape)
         self._places: dict[int, _Place] = {}
         for affine in (*self.form.layers, self.form.output):
@@ -103,10 +106,9 @@ class Twin:
                 found = forward(self.layers(), x.reshape(4, -1))
                 expected = self._model(x).reshape(4, -1)
         except (RuntimeError, ValueError, IndexError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise NetworkError(
-                f"Twin: the module does not run on a batch of 4 inputs of shape {self.input_shape} ({reason}). Write "
-                "its forward for any number of inputs."
+                f"Twin: the module does not run on a batch of 4 inputs of shape {self.input_shape} "
+                f"({first_line(error)}). Write its forward for any number of inputs."
             ) from None
         finally:
             self._model.train(was_training)
@@ -202,6 +204,32 @@ def _live(affine: Affine, fill: Callable[[Any], Any], zero: Any) -> LiveAffine:
         bias = bias + (fill(vector) if op is None else op.map_arrays(fill).apply(fill(vector)))
     blocks = tuple((source, op.map_arrays(fill)) for source, op in affine.blocks)
     return LiveAffine(blocks, bias, affine.size, affine.name)
+
+
+def _check_runs(model: nn.Module, input_shape: tuple[int, ...]) -> None:
+    """Refuse a module that cannot read such inputs, before it is traced: a failed trace fills the screen.
+
+    Raises:
+        NetworkError: If it does not run on one input, or not in float32 or float64.
+    """
+    import torch
+
+    like = next(model.parameters(), torch.zeros(1))
+    if like.dtype not in (torch.float32, torch.float64):
+        raise NetworkError(f"Twin: the module's weights are {like.dtype}, expected float32 or float64. Convert it.")
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about speed
+            model(torch.zeros((1, *input_shape), dtype=like.dtype, device=like.device))
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise NetworkError(
+            f"Twin: the module does not run on an input of shape {(1, *input_shape)} ({first_line(error)}). "
+            "Build it for images of that shape."
+        ) from None
+    finally:
+        model.train(was_training)
 
 
 def _numbered(model: nn.Module, input_shape: tuple[int, ...]) -> Network:

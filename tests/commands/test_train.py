@@ -33,6 +33,12 @@ def smooth(input_shape, n_classes):
 def narrow(input_shape, n_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
 
+def mismatched(input_shape, n_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3, n_classes))
+
+def frozen(input_shape, n_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, n_classes).requires_grad_(False))
+
 def failing(input_shape, n_classes):
     raise RuntimeError("no such luck")
 
@@ -165,7 +171,7 @@ def test_ctrl_c_keeps_the_last_whole_epoch(
     assert np.isfinite(mv.from_onnx(folder / "net.onnx").forward(np.zeros(64))).all()
 
 
-def test_ctrl_c_while_judging_keeps_the_network_and_a_report_without_errors(
+def test_ctrl_c_while_judging_keeps_the_network_and_what_is_known_of_it(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(self: Clock, stage: str, what: str, **more: Any) -> None:
@@ -173,11 +179,20 @@ def test_ctrl_c_while_judging_keeps_the_network_and_a_report_without_errors(
 
     train(capsys, "--loss standard --seed 1")
     monkeypatch.setattr(Clock, "tell", stop)
-    assert main(["train", "net.onnx", "--loss", "standard", *QUICK.split()]) == 130
+    assert main(["train", "net.onnx", "--loss", "standard", "--eps", "0.1", *QUICK.split()]) == 130
     told = json.loads((folder / "net.json").read_text())
-    assert told["result"]["evaluation"] is None
+    table = told["result"]["evaluation"]
+    assert table["interrupted"] and [e["name"] for e in table["errors"]] == ["clean", "exact"]
     assert told["network"]["fingerprint"] == mv.from_onnx(folder / "net.onnx").fingerprint
-    assert "exact" not in (folder / "net.txt").read_text()
+    assert "(interrupted)" in (folder / "net.txt").read_text()
+
+
+def test_a_radius_that_is_not_reached_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "train net.onnx --eps 0.1 --wait 1 --ramp 2 --images 50 --evaluate 0 --model mlp:4 --epochs".split()
+    assert main([*arguments, "2"]) == 0
+    assert "eps only reaches 0.05 in 2 epochs" in capsys.readouterr().out
+    assert main([*arguments, "3"]) == 0
+    assert "only reaches" not in capsys.readouterr().out
 
 
 def test_progress_is_told_on_standard_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,6 +216,7 @@ BAD = {
     "eps NaN": "net.onnx --eps nan",
     "eps beyond the clip": "net.onnx --eps 1.5",
     "eps beyond a narrow clip": "net.onnx --eps 0.6 --ramp 5 --clip 0 0.5",
+    "clip within the pixels": "net.onnx --eps 0.1 --clip 0.2 0.5",
     "clip upside down": "net.onnx --eps 0.1 --clip 1 0",
     "unknown loss": "net.onnx --eps 0.1 --loss hope",
     "clean share of the standard loss": "net.onnx --loss standard --clean-share 0.5",
@@ -217,10 +233,16 @@ BAD = {
     "file that does not parse": "net.onnx --eps 0.1 --model broken.py:small",
     "factory that fails": "net.onnx --eps 0.1 --model own.py:failing",
     "factory of nothing": "net.onnx --eps 0.1 --model own.py:nothing",
+    "factory for other images": "net.onnx --eps 0.1 --model own.py:mismatched",
+    "model without weights to train": "net.onnx --eps 0.1 --model own.py:frozen",
+    "model larger than memory": "net.onnx --eps 0.1 --model mlp:1000000000000",
     "model that is not piecewise linear": "net.onnx --eps 0.1 --model own.py:smooth",
     "model with too few outputs": "net.onnx --eps 0.1 --model own.py:narrow",
     "no such checkpoint": "net.onnx --eps 0.1 --checkpoint text.txt",
     "checkpoint in a missing folder": "net.onnx --eps 0.1 --checkpoint none/run.pt",
+    "checkpoint that is a folder": "net.onnx --eps 0.1 --checkpoint data",
+    "checkpoint that is the network": "net.onnx --eps 0.1 --checkpoint net.onnx",
+    "checkpoint that is the report": "net.onnx --eps 0.1 --checkpoint ./net.json",
     "tightness of another loss": "net.onnx --eps 0.1 --loss pgd --tightness 0.1 0.1",
     "negative tightness": "net.onnx --eps 0.1 --tightness -1 0.1",
     "no epochs": "net.onnx --eps 0.1 --epochs 0",
@@ -229,6 +251,7 @@ BAD = {
     "validation on everything": "net.onnx --eps 0.1 --validation 1",
     "patience without validation": "net.onnx --eps 0.1 --patience 3",
     "unknown device": "net.onnx --eps 0.1 --device toaster",
+    "device without numbers": "net.onnx --eps 0.1 --device meta",
     "negative number of images": "net.onnx --eps 0.1 --evaluate -1",
 }
 

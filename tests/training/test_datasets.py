@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from milpverify.errors import InputError, OptionError
-from milpverify.training.datasets import FILES, ImageSet, read_digits, read_idx, read_idx_folder
+from milpverify.training.datasets import FILES, ImageSet, read_digits, read_idx, read_idx_folder, read_npz
 from tests.paths import need
 
 
@@ -112,15 +113,44 @@ def test_digits_are_parted_without_loss_and_equally_for_equal_seeds() -> None:
     assert set(np.unique(train.images * 16)) == set(range(17))
 
 
+def test_tensors_with_gradients_are_taken_and_the_set_reads_well() -> None:
+    x, y = torch.full((3, 1, 2, 2), 0.5, requires_grad=True), torch.tensor([0, 2, 1])
+    found = ImageSet(x, y, "mine")  # type: ignore[arg-type]
+    assert (found.images == 0.5).all() and found.labels.tolist() == [0, 2, 1]
+    assert repr(found.first(2)) == "ImageSet('mine[:2]', 2 images of shape (1, 2, 2), 3 classes)"
+
+
+def test_an_npz_file_holds_images_or_bytes(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (4, 3, 2), dtype=np.uint8)
+    np.savez(tmp_path / "bytes.npz", images=values, labels=[0, 1, 2, 1])
+    np.savez(tmp_path / "floats.npz", images=(values / np.float32(255))[:, None], labels=[0, 1, 2, 1])
+    first, second = read_npz(tmp_path / "bytes.npz"), read_npz(tmp_path / "floats.npz")
+    assert first.input_shape == (1, 3, 2) and first.fingerprint == second.fingerprint
+    np.savez(tmp_path / "objects.npz", images=np.array([{}], dtype=object), labels=[0])
+    for name in ("objects.npz", "none.npz"):
+        with pytest.raises(InputError, match=name):
+            read_npz(tmp_path / name)
+
+
+def test_idx_files_with_a_dot_in_their_names_are_found(tmp_path: Path) -> None:
+    write_folder(tmp_path, packed=True)
+    expected = read_idx_folder(tmp_path)[0].fingerprint
+    for path in list(tmp_path.iterdir()):
+        path.rename(path.with_name(path.name.replace("-idx", ".idx")))
+    assert read_idx_folder(tmp_path)[0].fingerprint == expected
+
+
 def test_image_sets_that_make_no_sense_are_refused() -> None:
     good, labels = np.zeros((2, 1, 2, 2)), np.zeros(2, dtype=int)
     for images, y in ((good[:0], labels[:0]), (good, labels[:1]), (good[0], labels), (good + 2, labels),
-                      (good * np.nan, labels), (good, labels - 1)):  # fmt: skip
+                      (good * np.nan, labels), (good, labels - 1), (good, labels + 0.5), (good, ["a", "b"]),
+                      (good, labels * np.nan), ([[1.0], [1.0, 2.0]], labels), (good[..., :0], labels)):  # fmt: skip
         with pytest.raises(InputError):
             ImageSet(images, y)
     with pytest.raises(OptionError):
         ImageSet(good, labels).first(0)
-    with pytest.raises(OptionError):
-        ImageSet(good, labels).split(0.01, 0)
+    for share in (0.01, 0.99, -1.0, float("nan"), float("inf")):
+        with pytest.raises(OptionError):
+            ImageSet(good, labels).split(share, 0)
     with pytest.raises(ValueError, match="read-only"):
         ImageSet(good, labels).images[0] = 1.0

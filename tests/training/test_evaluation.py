@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +14,12 @@ from torch import nn
 
 import milpverify as mv
 from milpverify.attack.fgsm import Fgsm
-from milpverify.errors import BoundsError, OptionError
+from milpverify.errors import BoundsError, InputError, OptionError
 from milpverify.proof.evidence import Unknown
 from milpverify.training.ball import Norm
 from milpverify.training.datasets import ImageSet
-from milpverify.training.evaluation import Evaluator, RobustError, RobustEvaluation, robust_evaluation
+from milpverify.training.error_table import RobustError, RobustEvaluation
+from milpverify.training.evaluation import BALLS, Evaluator, robust_evaluation
 from milpverify.training.models import mlp
 from milpverify.training.trainer import Trainer
 from tests.training.training_cases import CLASSES, SHAPE, images
@@ -83,6 +87,64 @@ def test_a_tie_is_an_error() -> None:
     assert robust_evaluation(net, data, 0.0)["clean"].lower == 1.0
 
 
+@pytest.mark.parametrize("p", [np.inf, 2.0, 1.0])
+def test_with_radius_zero_the_exact_error_is_the_clean_error(p: float) -> None:
+    net, W, b = linear(1)
+    data = images(12)
+    y = np.argmax(data.images.reshape(12, -1) @ W.T + b, axis=1)
+    data = ImageSet(data.images, np.where(np.arange(12) % 4, y, (y + 1) % CLASSES))
+    found = robust_evaluation(net, data, 0.0, norm=Norm(p))
+    assert found["clean"].lower == 3 / 12
+    np.testing.assert_array_equal(found["exact"].wrong, found["clean"].wrong)
+    assert not found["exact"].open.any()
+
+
+def test_a_margin_that_float64_does_not_see_is_judged_exactly() -> None:
+    """y_0 = 2**60 + 1 - 2**60 = 1 and y_1 = 0, while float64 gets 0 for both from left to right."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 2, bias=False)).double().eval()
+    with torch.no_grad():
+        module[1].weight.zero_()
+        module[1].weight[0, :3] = torch.tensor([2.0**60, 1.0, -(2.0**60)])
+    pixels = np.zeros((1, *SHAPE))
+    pixels[0, 0, 0, :3] = 1.0
+    net = mv.from_torch(module, SHAPE)
+    assert robust_evaluation(net, ImageSet(pixels, [0]), 0.0)["clean"].lower == 0.0
+    assert robust_evaluation(net, ImageSet(pixels, [1]), 0.0)["clean"].lower == 1.0
+
+
+def random_module(seed: int) -> nn.Module:
+    """A small network, every third one on coarse weights, so that ties occur."""
+    rng = np.random.default_rng(seed)
+    module = mlp((1, 2, 2), [int(n) for n in rng.integers(2, 5, rng.integers(0, 3))], 3, seed=seed).eval()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(3.0)
+            if seed % 3 == 0:
+                p.copy_((2 * p).round() / 2)
+    return module
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("limit", [60.0, 1e-6])
+def test_no_row_contradicts_the_exact_margin(seed: int, limit: float) -> None:
+    """Errors for certain have a margin of at most 0, what is proven a larger one, by a MILP or (L2) a tree."""
+    rng = np.random.default_rng(1000 + seed)
+    p = (np.inf, 2.0, 1.0)[seed % 3]
+    norm, eps = Norm(p, (0.0, 1.0) if seed % 2 else None), float(rng.choice([0.05, 0.1, 0.25]))
+    net, pixels = mv.from_torch(random_module(seed), (1, 2, 2)), rng.integers(0, 5, (5, 1, 2, 2)) / 4
+    labels = [int(np.argmax(net.forward(x.reshape(-1)))) for x in pixels]
+    found = robust_evaluation(net, ImageSet(pixels, labels), eps, norm=norm, method=Evaluator(image_limit_s=limit))
+    for i, (x, label) in enumerate(zip(pixels.reshape(5, -1), labels, strict=True)):
+        prop = mv.robustness(net, BALLS[p](x, eps, clip=norm.clip), label)
+        margin = mv.worst_margin(net, prop, method=None if p == 2.0 else mv.MILP())
+        for row in found.errors[1:]:
+            assert not row.wrong[i] or margin.upper <= 1e-7
+            assert row.wrong[i] or row.open[i] or margin.upper > -1e-7
+        exact = found["exact"]
+        if limit == 60.0 and abs(margin.upper) > 1e-4:
+            assert not exact.open[i] and exact.wrong[i] == (margin.upper < 0)
+
+
 def test_what_runs_out_of_time_is_open_and_counts_above_only() -> None:
     trained = Trainer(epochs=2, batch_size=10).fit(mlp(SHAPE, (30, 30), CLASSES), images(60))
     method = Evaluator(bounds=(), image_limit_s=1e-9)
@@ -127,11 +189,46 @@ def test_the_table_reads_as_text_and_as_json() -> None:
         found["exact"]
 
 
+def test_the_table_is_saved_as_its_suffix_says(tmp_path: Path) -> None:
+    net, _, _ = linear(0)
+    found = robust_evaluation(net, images(4), 0.1)
+    found.save(tmp_path / "t.json")
+    assert json.loads((tmp_path / "t.json").read_text()) == json.loads(json.dumps(found.to_dict()))
+    found.save(tmp_path / "t.csv")
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert [row["method"] for row in rows] == NAMES
+    for row, e in zip(rows, found.errors, strict=True):
+        assert float(row["at_least"]) == e.lower
+        assert row["at_most"] == ("" if e.name in ("fgsm", "pgd") else str(e.upper))
+    found.save(tmp_path / "t.md")
+    lines = (tmp_path / "t.md").read_text().splitlines()
+    assert len(lines) == 4 + len(NAMES) and len({line.count("|") for line in lines[2:]}) == 1
+    for name in ("t.txt", "none/t.md"):
+        with pytest.raises(OptionError):
+            found.save(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "t.json", "t.md"]
+
+
 def test_what_does_not_fit_is_refused() -> None:
     net, _, _ = linear(0)
-    with pytest.raises(OptionError, match="reads 16 values"):
+    with pytest.raises(OptionError, match=r"reads \(1, 1, 4, 4\)"):
         robust_evaluation(net, ImageSet(np.zeros((2, 1, 3, 3)), [0, 1]), 0.1)
-    with pytest.raises(OptionError, match="eps"):
-        robust_evaluation(net, images(2), -0.1)
+    with pytest.raises(OptionError, match="axes in that order"):  # channels last, of the same size
+        robust_evaluation(net, ImageSet(np.zeros((2, 2, 8, 1)), [0, 1]), 0.1)
+    with pytest.raises(OptionError, match="labels up to 3"):
+        robust_evaluation(net, ImageSet(np.zeros((2, *SHAPE)), [0, 3]), 0.1)
+    with pytest.raises(OptionError, match="beyond the clip"):
+        robust_evaluation(net, images(2), 0.1, norm=Norm(clip=(0.2, 0.3)))
+    for given in ((net, images(2).images), ("net.onnx", images(2))):
+        with pytest.raises(InputError, match=r"ImageSet|from_onnx"):
+            robust_evaluation(*given, 0.1)  # type: ignore[arg-type]
+    for limit in (0.0, -1.0, np.nan):
+        with pytest.raises(OptionError, match="image_limit_s"):
+            Evaluator(image_limit_s=limit)
+    with pytest.raises(OptionError, match="one name"):
+        Evaluator(bounds=(("pgd", mv.Interval()),))
+    for eps in (-0.1, np.nan, "0.1"):
+        with pytest.raises(OptionError, match="eps"):
+            robust_evaluation(net, images(2), eps)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="clip"):
         robust_evaluation(net, images(2), 2.0)

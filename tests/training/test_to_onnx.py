@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import milpverify as mv
-from milpverify.errors import OptionError, UnsupportedError
+from milpverify.errors import NetworkError, OptionError, UnsupportedError
 from milpverify.training.models import mlp, wong_small
 from milpverify.training.to_onnx import check_writable_as_onnx, save_onnx
 
@@ -79,6 +79,12 @@ def test_what_cannot_be_written_is_refused_and_no_file_touched(tmp_path: Path, n
         save_onnx(REFUSED[name], SHAPE, path)
     assert path.read_text() == "as it was"
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_shape_that_the_module_does_not_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match="does not run on an input of shape"):
+        save_onnx(made("mlp"), (1, 9, 9), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

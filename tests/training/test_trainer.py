@@ -167,7 +167,13 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path: Path) -> None
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"words"])
+def _one_bit(data: bytes) -> bytes:
+    """Another weight, where torch would notice nothing."""
+    at = len(data) // 3
+    return data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"words", _one_bit])
 def test_a_damaged_checkpoint_is_refused_and_kept(tmp_path: Path, damage: Any) -> None:
     path = tmp_path / "run.pt"
     Trainer(epochs=1).fit(model(), DATA, checkpoint=path)
@@ -196,6 +202,11 @@ BAD: dict[str, dict[str, Any]] = {
     "no radius": {"eps": float("nan")},
     "a loss on balls without a radius": {"loss": DualLoss()},
     "radius beyond the clip": {"eps": 1.5},
+    "half an epoch": {"epochs": 1.5},
+    "a seed that is no number": {"seed": "zero"},
+    "a seed too large": {"seed": 2**31},
+    "a class for a loss": {"loss": DualLoss, "eps": 0.1},
+    "a number for a norm": {"norm": 2},
     "schedule beyond the clip": {"eps": EpsSchedule(0.6, ramp=3), "norm": Norm(clip=(0.0, 0.5))},
 }
 
@@ -213,8 +224,27 @@ def test_what_does_not_fit_together_is_refused() -> None:
         Trainer(device="nonsense").fit(model(), DATA)
     with pytest.raises(OptionError, match="outputs"):
         Trainer().fit(mlp(SHAPE, (4,), CLASSES - 1), DATA)
-    with pytest.raises(NetworkError):
+    with pytest.raises(NetworkError, match="does not run on an input of shape"):
         Trainer().fit(mlp((1, 3, 3), (4,), CLASSES), DATA)
+    with pytest.raises(NetworkError, match="float16"):
+        Trainer().fit(model().half(), DATA)
+    with pytest.raises(OptionError, match="trained"):
+        Trainer().fit(model().requires_grad_(False), DATA)
+    with pytest.raises(OptionError, match="beyond the clip"):
+        Trainer(norm=Norm(clip=(0.4, 0.5))).fit(model(), DATA)
+    with pytest.raises(OptionError, match="meta"):
+        Trainer(device="meta").fit(model(), DATA)
+    with pytest.raises(InputError, match=r"mv\.ImageSet"):
+        Trainer().fit(model(), (DATA.images, DATA.labels))  # type: ignore[arg-type]
+
+
+def test_where_memory_runs_out_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Loss, batch: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 EB")
+
+    monkeypatch.setattr(StandardLoss, "__call__", full)
+    with pytest.raises(OptionError, match=r"out of memory.*batch_size"):
+        Trainer().fit(model(), DATA)
 
 
 def test_without_torch_the_room_can_be_imported_and_says_what_is_missing() -> None:
