@@ -105,6 +105,7 @@ _HOME = {
     "training.ball": "Norm",
     "training.datasets": "ImageSet read_digits read_idx_folder",
     "training.error_table": "RobustError RobustEvaluation",
+    "report.errors_plot": "plot_errors",
     "training.evaluation": "Evaluator robust_evaluation",
     "training.losses": "AdversarialLoss DualLoss IntervalLoss StandardLoss",
     "training.records": "EpochRecord TrainedModel",
@@ -255,6 +256,7 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.proof.exact import check_exact as check_exact
     from milpverify.proof.replay import confirm as confirm
     from milpverify.proof.replay import replay as replay
+    from milpverify.report.errors_plot import plot_errors as plot_errors
     from milpverify.search.bounding import Ascending as Ascending
     from milpverify.search.bounding import Programs as Programs
     from milpverify.search.branch_and_bound import BranchAndBound as BranchAndBound

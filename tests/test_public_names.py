@@ -35,7 +35,7 @@ NAMES = """
     IterativeFgsm MarginToTarget TargetAgainstOthers DeepFool attack_images Adversarials attack_radius
     AdversarialLoss DualLoss EpochRecord EpsSchedule Evaluator ImageSet IntervalLoss Norm PgdAscent RobustError
     RobustEvaluation StandardLoss TightnessPenalty TrainedModel Trainer read_digits read_idx_folder robust_evaluation
-    save_onnx
+    save_onnx plot_errors
 """
 
 

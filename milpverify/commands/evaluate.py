@@ -68,6 +68,7 @@ def register(commands: Commands) -> None:
     group.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="save verdicts to FILE, and go on from it if it exists"
     )
+    group.add_argument("--plot", type=Path, metavar="FILE", help="draw the table (.svg, .pdf or .png)")
     group.add_argument("--table", type=Path, metavar="FILE", help="write the table as .md, .csv or .json")
     add_search_options(parser)
 
@@ -88,6 +89,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
         check_writable(args.table, "evaluate")
         if args.checkpoint is not None and args.table.resolve() == args.checkpoint.resolve():
             raise OptionError(f"evaluate: {args.table} cannot be both --table and --checkpoint. Name two files.")
+    if args.plot is not None:
+        from milpverify.polytope.plot_style import check_figure
+
+        check_figure(args.plot)
     screen, net, data = screen_for(args), _folded(args, read_network(args, path)), _images(args)
     with watched(screen, "evaluate") as listener:
         table = _judged(args, net, data, listener)
@@ -96,6 +101,11 @@ def run_evaluate(args: argparse.Namespace) -> int:
     status = ANSWERED if done else INTERRUPTED if table.interrupted else OPEN
     if args.table is not None:
         table.save(args.table)
+    if args.plot is not None:
+        from milpverify.polytope.plot_style import save_figure
+        from milpverify.report.errors_plot import plot_errors
+
+        save_figure(plot_errors(table), args.plot)
     if args.json:
         facts = {"network": network_facts(net, path), "question": _described(args), "result": table.to_dict()}
         print_json(envelope("evaluate", facts, status, time.monotonic() - args.began))

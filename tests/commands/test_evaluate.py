@@ -80,6 +80,19 @@ def test_the_table_is_written_as_its_suffix_says(folder: Path, capsys: pytest.Ca
         assert place.read_text().startswith(start) and "exact" in place.read_text()
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_picture_shows_the_tables_shares(folder: Path, capsys: pytest.CaptureFixture[str], theme: str) -> None:
+    assert main("evaluate net.onnx --data data.npz --eps 0.1 --plot p.png --image-timeout 1e-6".split()) in (0, 1)
+    assert (folder / "p.png").read_bytes().startswith(b"\x89PNG")
+    arrays = np.load("data.npz")
+    data = ImageSet(arrays["images"][:, None] / np.float32(255), arrays["labels"])
+    table = robust_evaluation(mv.from_onnx("net.onnx"), data, 0.1)
+    certain, open_ = mv.plot_errors(table, mv.Theme(theme)).axes[0].containers
+    assert [bar.get_width() for bar in certain] == pytest.approx([100 * e.lower for e in table.errors])
+    most = [bar.get_x() + bar.get_width() for bar in open_]
+    assert most == pytest.approx([100 * (e.lower if e.name in ("fgsm", "pgd") else e.upper) for e in table.errors])
+
+
 def test_a_checkpoint_is_gone_on_from_and_answers_without_work(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +154,8 @@ BAD = {
     "missing idx folder": "net.onnx --data idx:none --eps 0.1",
     "mean without std": "net.onnx --data data.npz --eps 0.1 --mean 0.1",
     "std of zero": "net.onnx --data data.npz --eps 0.1 --mean 0.1 --std 0",
+    "picture of another kind": "net.onnx --data data.npz --eps 0.1 --plot p.bmp",
+    "picture in a missing folder": "net.onnx --data data.npz --eps 0.1 --plot none/p.png",
     "table of another kind": "net.onnx --data data.npz --eps 0.1 --table t.xlsx",
     "table in a missing folder": "net.onnx --data data.npz --eps 0.1 --table none/t.md",
     "no such checkpoint": "net.onnx --data data.npz --eps 0.1 --checkpoint text.json",
