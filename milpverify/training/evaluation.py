@@ -175,6 +175,18 @@ class _Evaluation:
 
     def table(self) -> RobustEvaluation:
         """Every row that there is time for; of `exact`, what the others have settled in any case."""
+        try:
+            self._rows()
+        finally:
+            self.file.save(now=True)
+        errors = tuple(self._error(name) for name in self.names)
+        cut = any(Verdict.UNASKED in self.file.row(name).letters for name in self.names)
+        timed_out = not self.interrupted and self.clock.out and (cut or len(errors) < self._n_rows)
+        return RobustEvaluation(
+            self.data.name, len(self.data), self.eps, self.norm, errors, self.interrupted, timed_out, self._remarks()
+        )
+
+    def _rows(self) -> None:
         self._row("clean", self._clean, TOGETHER)
         self._row("fgsm", partial(self._attacked, attack=self.method.fgsm))
         self._row("pgd", partial(self._attacked, attack=self.method.pgd))
@@ -182,13 +194,6 @@ class _Evaluation:
             self._row(name, partial(self._bounded, bounds=bounds), TOGETHER)
         if self.method.exact:
             self._row("exact", self._decided)
-        self.file.save(now=True)
-        errors = tuple(self._error(name) for name in self.names)
-        cut = any(Verdict.UNASKED in self.file.row(name).letters for name in self.names)
-        timed_out = not self.interrupted and self.clock.out and (cut or len(errors) < self._n_rows)
-        return RobustEvaluation(
-            self.data.name, len(self.data), self.eps, self.norm, errors, self.interrupted, timed_out, self._remarks()
-        )
 
     @property
     def _n_rows(self) -> int:

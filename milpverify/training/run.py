@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milpverify.errors import OptionError
+from milpverify.errors import CheckpointError, OptionError
 from milpverify.tasks.progress import OnProgress, Progress
 from milpverify.training.checkpoint import TrainingFile, described_run
 from milpverify.training.datasets import ImageSet
@@ -168,6 +168,11 @@ class Run:
         if state is None:
             return
         self.records = [EpochRecord(**r) for r in state["records"]]
+        if len(self.records) > self.trainer.epochs:
+            raise CheckpointError(
+                f"Trainer: the checkpoint holds {len(self.records)} epochs, and {self.trainer.epochs} are asked. "
+                "Ask for no fewer, or name another file."
+            )
         self.last, self.chosen = state["last"], state["chosen"]
         self.chosen_epoch, self.best = state["chosen_epoch"], state["best"]
         self.model.load_state_dict(self.last)

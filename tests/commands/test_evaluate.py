@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +51,9 @@ def evaluate(capsys: pytest.CaptureFixture[str], words: str, status: int = 0) ->
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_the_command_tells_what_the_function_does(folder: Path, capsys: pytest.CaptureFixture[str], norm: str) -> None:
-    found = evaluate(capsys, f"--eps 0.05 --norm {norm}")
+    found = evaluate(capsys, f"--eps 0.05 --images 5 --norm {norm}")
     arrays = np.load("data.npz")
-    data = ImageSet(arrays["images"][:, None] / np.float32(255), arrays["labels"])
+    data = ImageSet(arrays["images"][:5, None] / np.float32(255), arrays["labels"][:5])
     p = {"linf": np.inf, "l2": 2.0, "l1": 1.0}[norm]
     again = robust_evaluation(mv.from_onnx("net.onnx"), data, 0.05, norm=mv.Norm(p))
     told = {e["name"]: (e["wrong"], e["open"]) for e in found["result"]["errors"]}
@@ -127,6 +129,13 @@ def test_ctrl_c_gives_the_rows_so_far(
     assert [e["name"] for e in told["errors"]] == ["clean", "fgsm", "pgd", "exact"] and told["interrupted"]
     exact = told["errors"][-1]
     assert set(told["errors"][1]["wrong"]) <= set(exact["wrong"]) and exact["open"]
+
+
+def test_torch_is_not_needed(folder: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from milpverify.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = "evaluate net.onnx --data data.npz --eps 0.05 --images 2".split()
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert "exact" in done.stdout
 
 
 def test_progress_is_told_on_standard_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

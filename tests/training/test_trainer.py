@@ -167,6 +167,15 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path: Path) -> None
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
 
 
+def test_a_checkpoint_with_more_epochs_than_asked_is_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    Trainer(epochs=3).fit(model(), DATA, checkpoint=path)
+    kept = path.read_bytes()
+    with pytest.raises(CheckpointError, match="3 epochs, and 2 are asked"):
+        Trainer(epochs=2).fit(model(), DATA, checkpoint=path)
+    assert path.read_bytes() == kept
+
+
 def _one_bit(data: bytes) -> bytes:
     """Another weight, where torch would notice nothing."""
     at = len(data) // 3

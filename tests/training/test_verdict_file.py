@@ -74,6 +74,22 @@ def test_a_time_limit_leaves_the_rest_open_and_says_so(net: mv.Network) -> None:
     assert not robust_evaluation(net, images(20, 4), 0.1, time_limit_s=600.0).timed_out
 
 
+def test_what_was_known_before_a_bug_of_ours_is_saved(
+    net: mv.Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def buggy(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    data, file = images(20, 4), tmp_path / "run.json"
+    with monkeypatch.context() as patch:
+        patch.setattr("milpverify.training.evaluation.verify", buggy)
+        with pytest.raises(ZeroDivisionError):
+            robust_evaluation(net, data, 0.1, method=Evaluator(bounds=()), checkpoint=file)
+    assert set(json.loads(file.read_text())["rows"]) == {"clean", "fgsm", "pgd", "exact"}
+    again = robust_evaluation(net, data, 0.1, method=Evaluator(bounds=()), checkpoint=file)
+    assert letters(again) == letters(robust_evaluation(net, data, 0.1, method=Evaluator(bounds=())))
+
+
 def test_an_image_on_which_a_solver_fails_is_open_and_is_told(net: mv.Network, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: object, **__: object) -> None:
         raise SolverError("HiGHS: nonsense")
