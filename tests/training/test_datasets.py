@@ -113,6 +113,15 @@ def test_digits_are_parted_without_loss_and_equally_for_equal_seeds() -> None:
     assert set(np.unique(train.images * 16)) == set(range(17))
 
 
+def test_the_digits_are_scikit_learns() -> None:
+    raw = pytest.importorskip("sklearn.datasets").load_digits()
+    parts = read_digits(2)
+    found = np.concatenate([np.column_stack([16 * p.images.reshape(len(p), -1), p.labels]) for p in parts])
+    expected = np.column_stack([raw.data, raw.target])
+    order = [np.lexsort(table.T) for table in (found, expected)]
+    np.testing.assert_array_equal(found[order[0]], expected[order[1]])
+
+
 def test_tensors_with_gradients_are_taken_and_the_set_reads_well() -> None:
     x, y = torch.full((3, 1, 2, 2), 0.5, requires_grad=True), torch.tensor([0, 2, 1])
     found = ImageSet(x, y, "mine")  # type: ignore[arg-type]
