@@ -90,7 +90,9 @@ def _add_loop_options(parser: Parser) -> None:
         "--wait", type=float, default=0.0, metavar="E", help="epochs before eps grows from 0 (default: 0)"
     )
     group.add_argument("--ramp", type=float, default=0.0, metavar="E", help="epochs in which it grows (default: 0)")
-    group.add_argument("--batch", type=positive_count, default=64, help="images a step (default: 64)")
+    group.add_argument(
+        "--batch", type=positive_count, default=64, help="images a step (default: 64); fewer take less memory"
+    )
     group.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam (default: 0.001)")
     group.add_argument("--halve-every", type=positive_count, metavar="E", help="halve it after each E epochs")
     group.add_argument(
