@@ -108,6 +108,7 @@ _HOME = {
     "report.errors_plot": "plot_errors",
     "training.evaluation": "Evaluator robust_evaluation",
     "training.losses": "AdversarialLoss DualLoss IntervalLoss StandardLoss",
+    "training.projection": "RandomProjections",
     "training.records": "EpochRecord TrainedModel",
     "training.schedule": "EpsSchedule",
     "training.tightness": "TightnessPenalty",
@@ -321,6 +322,7 @@ if TYPE_CHECKING:  # what __getattr__ finds, for type checkers and editors
     from milpverify.training.losses import DualLoss as DualLoss
     from milpverify.training.losses import IntervalLoss as IntervalLoss
     from milpverify.training.losses import StandardLoss as StandardLoss
+    from milpverify.training.projection import RandomProjections as RandomProjections
     from milpverify.training.records import EpochRecord as EpochRecord
     from milpverify.training.records import TrainedModel as TrainedModel
     from milpverify.training.schedule import EpsSchedule as EpsSchedule

@@ -33,9 +33,9 @@ NAMES = """
     lipschitz_certificate decision_boundary_certificate DecisionBoundaryCertificate dual_radius linear_certificate
     worst_linear_margins worst_cross_entropy LinearNetwork margin_bound tightness Tightness
     IterativeFgsm MarginToTarget TargetAgainstOthers DeepFool attack_images Adversarials attack_radius
-    AdversarialLoss DualLoss EpochRecord EpsSchedule Evaluator ImageSet IntervalLoss Norm PgdAscent RobustError
-    RobustEvaluation StandardLoss TightnessPenalty TrainedModel Trainer read_digits read_idx_folder robust_evaluation
-    save_onnx plot_errors
+    AdversarialLoss DualLoss EpochRecord EpsSchedule Evaluator ImageSet IntervalLoss Norm PgdAscent
+    RandomProjections RobustError RobustEvaluation StandardLoss TightnessPenalty TrainedModel Trainer read_digits
+    read_idx_folder robust_evaluation save_onnx plot_errors
 """
 
 

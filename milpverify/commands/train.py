@@ -35,13 +35,15 @@ Train a network on labelled images and write it as ONNX, with a report beside it
 saw, and the errors on test images, clean, under attack, by bounds, and exactly. Needs torch.
 
 The losses: standard (cross-entropy), pgd (at attacked images), interval (interval bounds), dual and dual-hinge (the
-dual bound of Wong & Kolter). eps is in units of the pixels, which lie in [0, 1]. file.py:NAME stands for a function
-that takes the shape of an image and the number of classes and gives an nn.Sequential; the file is run.
+dual bound of Wong & Kolter; for wide networks with --projections). eps is in units of the pixels, which lie in [0, 1].
+file.py:NAME stands for a function that takes the shape of an image and the number of classes and gives an
+nn.Sequential; the file is run.
 
 examples:
   milpverify train net.onnx --loss dual --eps 0.05
   milpverify train net.onnx --data idx:data/mnist --model wong-small --loss pgd --eps 0.1 --epochs 10
   milpverify train net.onnx --loss interval --eps 0.1 --ramp 10 --checkpoint run.pt
+  milpverify train net.onnx --data idx:data/mnist --model wong-small --eps 0.1 --ramp 10 --projections 50
 """
 
 REPORTS = {".json": '{\n "command": "train"', ".txt": "milpverify train: "}  # how our own begin
@@ -80,6 +82,13 @@ def _add_task_options(parser: Parser) -> None:
     )
     group.add_argument(
         "--tightness", type=float, nargs=2, metavar=("D", "R"), help="weights of the indicators d and r (dual losses)"
+    )
+    group.add_argument(
+        "--projections",
+        type=positive_count,
+        metavar="N",
+        help="estimate bounds of layers wider than N by N random columns, e.g. 50 (dual losses, linf and l2); the "
+        "judgement never rests on estimates",
     )
 
 
@@ -122,7 +131,8 @@ def run_train(args: argparse.Namespace) -> int:
     model = choices.model(args, train, max(train.n_classes, test.n_classes))
     check_writable_as_onnx(model)
     train, held_out = train.split(args.validation, args.seed) if args.validation else (train, None)
-    what = f"{args.model} on {len(train)} images of {train.name}, {args.loss} loss, {args.norm} eps {args.eps or 0:g}"
+    kind = f"{args.loss} loss" + (f" on {args.projections} projections" if args.projections else "")
+    what = f"{args.model} on {len(train)} images of {train.name}, {kind}, {args.norm} eps {args.eps or 0:g}"
     screen.say(what)
     if args.wait + args.ramp > args.epochs and args.loss != STANDARD:
         reached = trainer.schedule.at(args.epochs)
@@ -199,7 +209,9 @@ def _epochs(trained: TrainedModel) -> tuple[str, tuple[Column, ...], list[tuple[
     """The table of epochs: title, columns, rows."""
     from milpverify.report.screen import Column
 
-    names = ("epoch", "eps", "loss", "errors of the loss", "clean errors", "validation loss", "s")
+    note = ", estimated" if any(r.estimated for r in trained.epochs) else ""
+    losses = (f"loss{note}", f"errors of the loss{note}", "clean errors", f"validation loss{note}")
+    names = ("epoch", "eps", *losses, "s")
     rows: list[tuple[str, ...]] = []
     for r in trained.epochs:
         validation = "-" if r.validation_loss is None else f"{r.validation_loss:.4f}"

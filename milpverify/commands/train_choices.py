@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from milpverify.training.ball import Norm
     from milpverify.training.datasets import ImageSet
     from milpverify.training.losses import Loss, Penalty
+    from milpverify.training.projection import RandomProjections
     from milpverify.training.trainer import Trainer
 
 DUAL, STANDARD = ("dual", "dual-hinge"), "standard"
@@ -109,7 +110,7 @@ def loss(args: argparse.Namespace) -> Loss:
     """What is minimised.
 
     Raises:
-        OptionError: If the loss has no clean share, or it is out of range.
+        OptionError: If the loss has no clean share or it is out of range, or an option is about another loss.
     """
     from milpverify.training.losses import AdversarialLoss, DualLoss, IntervalLoss, StandardLoss
 
@@ -118,12 +119,15 @@ def loss(args: argparse.Namespace) -> Loss:
         raise OptionError(
             f"--tightness: the indicators are about the dual bound, not the {args.loss} loss. Leave it out."
         )
+    if args.projections is not None and args.loss not in DUAL:
+        raise OptionError(f"--projections: they estimate the dual bound, not the {args.loss} loss. Leave them out.")
     if args.loss == STANDARD:
         if share is not None:
             raise OptionError("--clean-share: the standard loss is at clean images only. Leave it out.")
         return StandardLoss()
     if args.loss in DUAL:
-        return DualLoss(args.loss == "dual-hinge", 0.0 if share is None else share, penalties=_penalties(args))
+        hinge, share = args.loss == "dual-hinge", 0.0 if share is None else share
+        return DualLoss(hinge, share, penalties=_penalties(args), projection=_projection(args))
     half = 0.5 if share is None else share
     return AdversarialLoss(clean_share=half) if args.loss == "pgd" else IntervalLoss(clean_share=half)
 
@@ -136,6 +140,13 @@ def _penalties(args: argparse.Namespace) -> tuple[Penalty, ...]:
         return ()
     weight_d, weight_r = args.tightness
     return (TightnessPenalty(weight_d, weight_r, args.wait, args.ramp),)
+
+
+def _projection(args: argparse.Namespace) -> RandomProjections | None:
+    """The random columns that estimate bounds."""
+    from milpverify.training.projection import RandomProjections
+
+    return None if args.projections is None else RandomProjections(args.projections)
 
 
 def trainer(args: argparse.Namespace) -> Trainer:

@@ -18,6 +18,7 @@ from milpverify.bounds.backward import Backward, FastLin
 from milpverify.errors import OptionError
 from milpverify.training.attack import PgdAscent
 from milpverify.training.ball import BallBatch, Norm
+from milpverify.training.projection import RandomProjections, estimated_layers, with_estimated_bounds
 from milpverify.training.relaxation import (
     LiveProblem,
     RowBounds,
@@ -44,7 +45,7 @@ class Batch:
         eps: Radius, in units of the input.
         norm: Of the balls.
         epoch: Epochs since the start, with their fraction, for what warms up.
-        generator: Of random starts, on the CPU.
+        generator: Of random starts and random columns, on the CPU.
     """
 
     model: nn.Module
@@ -87,10 +88,12 @@ class LossValue:
     Attributes:
         loss: The mean over the batch, a scalar that carries gradients.
         errors: Images that are wrong at the points, or not proven by the bounds, that the loss looked at.
+        estimated: Whether those bounds are estimates: then `loss` is no bound, and `errors` counts no proofs.
     """
 
     loss: Tensor
     errors: int
+    estimated: bool = False
 
 
 class Loss(ABC):
@@ -98,6 +101,14 @@ class Loss(ABC):
 
     name: ClassVar[str]
     robust: ClassVar[bool] = True  # whether eps matters to it
+
+    def check_norm(self, norm: Norm) -> None:
+        """Refuse balls that the loss cannot be computed on.
+
+        Raises:
+            OptionError: If it is about other balls.
+        """
+        return
 
     @abstractmethod
     def __call__(self, batch: Batch) -> LossValue:
@@ -199,12 +210,16 @@ class DualLoss(Loss):
         clean_share: Share of the loss at the images themselves; the paper's is 0.
         method: The closed form that chooses nu: FastLin is the paper's, Crown adapts its lower slopes.
         penalties: Terms that are added, such as `TightnessPenalty`; their repr must tell them apart (checkpoints).
+        projection: Estimates the bounds of wide hidden layers, with random columns from `Batch.generator`; the margins
+            have the dual bound on top of them. Then the loss and its errors are estimates. None for no estimates.
 
     Raises:
-        OptionError: If `clean_share` is not between 0 and 1, or penalties come with another method than FastLin.
+        OptionError: If `clean_share` is not between 0 and 1, or penalties or a projection come with another method than
+            FastLin, or both come together.
 
     Source:
-        Wong & Kolter 2018, algorithm 1 and theorem 2; hinge: Crammer & Singer 2001, eq. 1.
+        Wong & Kolter 2018, algorithm 1 and theorem 2; hinge: Crammer & Singer 2001, eq. 1; projections: Wong, Schmidt,
+        Metzen & Kolter 2018, section 3.2.
     """
 
     name: ClassVar[str] = "dual"
@@ -212,21 +227,40 @@ class DualLoss(Loss):
     clean_share: float = 0.0
     method: type[Backward] = FastLin
     penalties: tuple[Penalty, ...] = ()
+    projection: RandomProjections | None = None
 
     def __post_init__(self) -> None:
         _check_share("DualLoss", self.clean_share)
         if self.penalties and self.method is not FastLin:
             raise OptionError("DualLoss: penalties are about the slopes of FastLin. Leave `method` or `penalties` out.")
+        if self.projection is not None and self.method is not FastLin:
+            raise OptionError("DualLoss: projections need the slopes of FastLin. Leave `method` or `projection` out.")
+        if self.projection is not None and self.penalties:
+            raise OptionError(
+                "DualLoss: penalties measure a true bound, projections give estimates. Leave one of them out."
+            )
+
+    def check_norm(self, norm: Norm) -> None:
+        if self.projection is not None:
+            self.projection.check_norm(norm)
 
     def __call__(self, batch: Batch) -> LossValue:
-        problem = with_dual_bounds(batch.layers, batch.balls, self.method)
+        problem, estimated = self._hidden(batch)
         found = dual_rows(problem, batch.rows, self.method)
         margin = found.value
         robust = robust_hinge if self.hinge else robust_cross_entropy
         loss = _mixed(robust(margin, batch.y), batch, self.clean_share)
         for penalty in self.penalties:
             loss = loss + penalty(problem, found, batch)
-        return LossValue(loss, unproven(margin, batch.y))
+        return LossValue(loss, unproven(margin, batch.y), estimated)
+
+    def _hidden(self, batch: Batch) -> tuple[LiveProblem, bool]:
+        """Bounds of the hidden layers, and whether some are estimates."""
+        layers, balls = batch.layers, batch.balls
+        if self.projection is None:
+            return with_dual_bounds(layers, balls, self.method), False
+        found = with_estimated_bounds(layers, balls, self.projection, batch.generator)
+        return found, bool(estimated_layers(layers, self.projection))
 
 
 def robust_cross_entropy(margin: Tensor, y: Tensor) -> Tensor:

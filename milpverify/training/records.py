@@ -21,6 +21,7 @@ class EpochRecord:
         clean_errors: Share that is misclassified.
         validation_loss: The same loss on the validation images after the epoch, at the final radius; None without.
         seconds: Wall time.
+        estimated: Whether both losses and `errors` rest on estimated bounds (`LossValue.estimated`).
     """
 
     epoch: int
@@ -30,6 +31,7 @@ class EpochRecord:
     clean_errors: float
     validation_loss: float | None
     seconds: float
+    estimated: bool = False
 
 
 @dataclass(frozen=True, eq=False)

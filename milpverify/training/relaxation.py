@@ -33,6 +33,12 @@ class LiveProblem(DualProblem):
         """The problem before any layer is bounded."""
         return cls(tuple(layers), balls, like=balls.centre)
 
+    def bounded(self, l: Tensor, u: Tensor) -> LiveProblem:
+        """The problem with one more layer bounded, by tensors of shape (B, n)."""
+        problem = self.with_layer(l, u)  # type: ignore[arg-type]
+        assert isinstance(problem, LiveProblem)
+        return problem
+
     def convert(self, x: Any) -> Array:
         import torch
 
@@ -103,7 +109,7 @@ def with_interval_bounds(layers: Sequence[LiveAffine], balls: BallBatch) -> Live
     """Every hidden layer bounded by intervals."""
     problem = LiveProblem.over(layers, balls)
     for k in range(1, len(layers)):
-        problem = _bounded(problem, *interval_range(problem, k))
+        problem = problem.bounded(*interval_range(problem, k))
     return problem
 
 
@@ -115,7 +121,7 @@ def with_dual_bounds(layers: Sequence[LiveAffine], balls: BallBatch, method: typ
     """
     problem = LiveProblem.over(layers, balls)
     for k in range(1, len(layers)):
-        problem = _bounded(problem, *dual_limits(problem, k, method))
+        problem = problem.bounded(*dual_limits(problem, k, method))
     return problem
 
 
@@ -160,12 +166,6 @@ def dual_rows(problem: LiveProblem, rows: np.ndarray, method: type[Backward] = F
     balls: Any = problem.region
     end = walk(problem, len(problem.layers), rows, method.rule, ())
     return RowBounds(end.low + balls.minimum(end.input_lam), end.input_lam, tuple(end.nu))
-
-
-def _bounded(problem: LiveProblem, l: Any, u: Any) -> LiveProblem:
-    bounded = problem.with_layer(l, u)
-    assert isinstance(bounded, LiveProblem)
-    return bounded
 
 
 def _box(problem: LiveProblem, source: int) -> tuple[Any, Any]:

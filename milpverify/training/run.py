@@ -92,7 +92,7 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = trainer.learning_rate * 0.5 ** ((epoch - 1) // (trainer.halve_every or trainer.epochs))
         assert self.data is not None
-        total, errors, clean, seen = 0.0, 0, 0, 0
+        total, errors, clean, seen, estimated = 0.0, 0, 0, 0, False
         generator = torch.Generator().manual_seed(trainer.seed * SEEDS + epoch)
         self.model.train()
         with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
@@ -104,13 +104,15 @@ class Run:
                 value = self._step(batch, f"epoch {epoch}, step {i + 1}")
                 total += float(value.loss.detach()) * len(part)
                 errors, clean, seen = errors + value.errors, clean + _clean_errors(batch), seen + len(part)
-                self._tell(f"epoch {epoch}/{trainer.epochs}", f"loss {total / seen:.4g}, eps {batch.eps:.4g}")
+                estimated = estimated or value.estimated
+                word = "estimated loss" if estimated else "loss"
+                self._tell(f"epoch {epoch}/{trainer.epochs}", f"{word} {total / seen:.4g}, eps {batch.eps:.4g}")
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             raise DivergedError(f"the weights are not finite after epoch {epoch}")
         validation_loss = self._validate(epoch)
         eps, seconds = schedule.at(epoch), time.monotonic() - began
-        record = EpochRecord(epoch, eps, total / seen, errors / seen, clean / seen, validation_loss, seconds)
-        self._keep(record)
+        shares = (total / seen, errors / seen, clean / seen)
+        self._keep(EpochRecord(epoch, eps, *shares, validation_loss, seconds, estimated))
 
     def _step(self, batch: Batch, where: str) -> LossValue:
         import torch

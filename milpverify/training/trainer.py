@@ -38,11 +38,12 @@ class Trainer:
         learning_rate: Of Adam (Kingma & Ba 2015); its other numbers are torch's.
         halve_every: Epochs after which the learning rate is halved, again and again; None for never.
         patience: Epochs at the final radius without a better validation loss after which the run ends; None for all.
-        seed: Of the order of the images and of random starts.
+        seed: Of the order of the images, of random starts and of random columns.
         device: A torch device.
 
     Raises:
-        OptionError: If a number is out of range, the radius grows beyond the clip, or a loss on balls has none.
+        OptionError: If a number is out of range, the radius grows beyond the clip, or a loss on balls has none or
+            cannot be computed on these.
     """
 
     loss: Loss = field(default_factory=StandardLoss)
@@ -74,6 +75,7 @@ class Trainer:
         if not 0 < self.learning_rate < math.inf:
             raise OptionError(f"Trainer: learning_rate must be positive and finite, got {self.learning_rate}.")
         self.norm.check_eps(self.schedule.eps, "Trainer")
+        self.loss.check_norm(self.norm)
         if self.loss.robust and self.schedule.eps == 0:
             raise OptionError(f"Trainer: the {self.loss.name} loss is about balls of a radius above 0. Give eps.")
 

@@ -114,6 +114,26 @@ def test_tightness_weights_reach_the_loss(folder: Path, capsys: pytest.CaptureFi
     assert losses[1] > losses[0]
 
 
+def test_losses_on_projections_are_called_estimates_and_the_judgement_is_none(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = "train net.onnx --eps 0.03 --epochs 2 --images 50 --evaluate 5 --model mlp:8-9 --json"
+    for words, estimated in (("--projections 5", True), ("--projections 9", False), ("", False)):
+        assert main([*common.split(), *words.split()]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [e["estimated"] for e in found["result"]["training"]["epochs"]] == [estimated] * 2
+        text = (folder / "net.txt").read_text()
+        for name in ("loss", "errors of the loss", "validation loss"):
+            assert (f"{name}, estimated" in text) == estimated
+        assert ("projections" in text.splitlines()[0]) == bool(words)
+        net, test = mv.from_onnx(folder / "net.onnx"), read_digits(0)[1].first(5)
+        judged = robust_evaluation(net, test, 0.03, method=Evaluator())
+        told = found["result"]["evaluation"]["errors"]
+        assert [(e["name"], e["lower"], e["upper"]) for e in told] == [
+            (e.name, e.lower, e.upper) for e in judged.errors
+        ]
+
+
 def test_a_factory_of_ones_own_is_trained(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = "train net.onnx --eps 0.03 --epochs 1 --images 50 --evaluate 0 --model own.py:small"
     assert main(arguments.split()) == 0
@@ -245,6 +265,11 @@ BAD = {
     "checkpoint that is the report": "net.onnx --eps 0.1 --checkpoint ./net.json",
     "tightness of another loss": "net.onnx --eps 0.1 --loss pgd --tightness 0.1 0.1",
     "negative tightness": "net.onnx --eps 0.1 --tightness -1 0.1",
+    "projections of another loss": "net.onnx --eps 0.1 --loss interval --projections 50",
+    "projections over L1 balls": "net.onnx --eps 0.1 --norm l1 --projections 50",
+    "projections and tightness": "net.onnx --eps 0.1 --projections 50 --tightness 0.1 0.1",
+    "no projections": "net.onnx --eps 0.1 --projections 0",
+    "projections that are no number": "net.onnx --eps 0.1 --projections many",
     "no epochs": "net.onnx --eps 0.1 --epochs 0",
     "no learning": "net.onnx --eps 0.1 --learning-rate 0",
     "negative ramp": "net.onnx --eps 0.1 --ramp -1",
