@@ -14,11 +14,10 @@ variables, that is a Cauchy variable with the whole sum above as its scale, whic
 
 These bounds are estimates, often too tight: nothing that rests on them is a proof.
 
-Source: Wong, Schmidt, Metzen & Kolter 2018, "Scaling provable adversarial defenses", section 3.2 and algorithm 2, with
-two differences. The paper pushes columns of their own for the input and for every layer, and adds the estimates; here
-all of them are pushed as one sum, so that the work grows with the number of layers and not with its square. And the
-paper estimates the scale by the median, whose gradient is that of a single column; that of the likeliest scale averages
-all of them.
+Source: Wong, Schmidt, Metzen & Kolter 2018, "Scaling provable adversarial defenses", section 3.2, with two differences.
+The paper pushes columns of their own for the input and for every layer, and adds the estimates; here all of them are
+pushed as one sum, so that the work grows with the number of layers and not with its square. And the paper estimates the
+scale by the median, whose gradient is that of a single column; that of the likeliest scale averages all of them.
 """
 
 from __future__ import annotations
@@ -138,7 +137,7 @@ def with_estimated_bounds(
         OptionError: For L1 balls.
 
     Source:
-        Wong, Schmidt, Metzen & Kolter 2018, algorithm 2.
+        Wong, Schmidt, Metzen & Kolter 2018, section 3.2.
     """
     projection.check_norm(balls.norm)
     problem = LiveProblem.over(layers, balls)
