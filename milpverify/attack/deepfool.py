@@ -14,7 +14,7 @@ linearisation says nothing.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,8 +40,11 @@ class DeepFool:
         overshoot: By how much each step goes beyond the boundary of the linearisation, as a share of the step.
         passes: Walks from the centre.
         longest_step: Of any step from the second walk on, as a share of the distance found before.
-        draws: Steps from the centre after a walk. With 0, one pass and `straight=False` this is the published attack.
+        draws: Steps from the centre after a walk.
         straight: Whether what is found is drawn back along the line to its centre.
+        each_target: Whether every target is walked to alone, the nearest end counting; or at every step the nearest
+            target. Without this and `straight`, with one pass and no draws this is the published attack, but for the
+            clip.
 
     Raises:
         OptionError: If the norm is no ball, steps is not positive, or another number is negative.
@@ -58,6 +61,7 @@ class DeepFool:
     longest_step: float = 0.1
     draws: int = 10
     straight: bool = True
+    each_target: bool = True
 
     def __post_init__(self) -> None:
         check_norm("DeepFool", self.norm)
@@ -87,54 +91,60 @@ class DeepFool:
             The points, shape (batch, n_inputs), and whether each is adversarial in float64, shape (batch,).
         """
         low, high = (np.broadcast_to(np.asarray(side, float), x.shape[1:]) for side in (low, high))
-        step = max(1, BATCH_BYTES // (128 * rows.shape[1] * (net.n_inputs + net.n_neurons)))
-        parts = [
-            self._searched(net, x[i : i + step], rows[i : i + step], low, high, ends) for i in range(0, len(x), step)
-        ]
-        return np.concatenate([point for point, _ in parts]), np.concatenate([found for _, found in parts])
+        batch, targets, n_outputs = rows.shape
+        whole = _Task(net, x, rows, rows, low, high, ends)
+        if self.each_target and targets > 1:
+            whole = replace(
+                whole, x=np.repeat(x, targets, axis=0), rows=rows.reshape(-1, 1, n_outputs),
+                unsafe=np.repeat(rows, targets, axis=0),
+            )  # fmt: skip
+        step = max(1, BATCH_BYTES // (128 * whole.rows.shape[1] * (net.n_inputs + net.n_neurons)))
+        parts = [self._searched(whole.part(slice(i, i + step))) for i in range(0, len(whole.x), step)]
+        points, length = (np.concatenate([part[k] for part in parts]) for k in range(2))
+        length = length.reshape(batch, -1)
+        nearest, every = length.argmin(axis=1), np.arange(batch)
+        return points.reshape(batch, -1, x.shape[1])[every, nearest], np.isfinite(length[every, nearest])
 
-    def _searched(
-        self, net: Network, x: np.ndarray, rows: np.ndarray, low: np.ndarray, high: np.ndarray, ends: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """`search` for a batch whose gradients fit in memory."""
-        best, hit, least = x.copy(), np.zeros(len(x), dtype=bool), np.full(len(x), np.inf)
+    def _searched(self, task: _Task) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest points of all walks and how far they are, for a batch whose gradients fit in memory.
+
+        Where nothing was found the distance is infinite, and the point the last walk's end.
+        """
+        best, least = task.x.copy(), np.full(len(task.x), np.inf)
         for _ in range(self.passes):
-            cap = np.where(hit, self.longest_step * least, np.inf)
-            point, found = self._walked(net, x, rows, low, high, cap, ends)
+            point, found = self._walked(task, np.where(np.isfinite(least), self.longest_step * least, np.inf))
             if self.straight:
-                point = self._drawn_back(net, x, point, rows, found)
+                point = self._drawn_back(task, point, found)
             for _ in range(self.draws):
                 before = point
-                if time.monotonic() >= ends:
+                if task.late:
                     break
-                point = self._drawn(net, x, point, rows, found, low, high)
+                point = self._drawn(task, point, found)
                 if (point == before).all():
                     break
-            length = length_of(point - x, self.norm)
-            nearer = found & (length < least)
-            lost = ~found & ~hit
-            best[nearer | lost], least[nearer], hit = point[nearer | lost], length[nearer], hit | found
+            length = np.where(found, length_of(point - task.x, self.norm), np.inf)
+            nearer, lost = length < least, np.isinf(least)
+            best[nearer | lost], least = point[nearer | lost], np.minimum(least, length)
             if not nearer.any():
                 break
-        return best, hit
+        return best, least
 
-    def _walked(
-        self, net: Network, x: np.ndarray, rows: np.ndarray, low: np.ndarray, high: np.ndarray, cap: np.ndarray,
-        ends: float,
-    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    def _walked(self, task: _Task, cap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """One walk from the centres, no step longer than `cap`, shape (batch,)."""
-        point, found = x.copy(), np.zeros(len(x), dtype=bool)
+        point, found = task.x.copy(), np.zeros(len(task.x), dtype=bool)
         for _ in range(self.steps + 1):
             left = np.flatnonzero(~found)
-            if not len(left) or time.monotonic() >= ends:
+            if not len(left) or task.late:
                 break
-            margins, gradients = margins_and_gradients(net, point[left], rows[left])
-            found[left] = (margins <= 0).any(axis=1)
+            y, margins, gradients = margins_and_gradients(task.net, point[left], task.rows[left])
+            found[left] = ((task.unsafe[left] @ y[:, :, None])[:, :, 0] <= 0).any(axis=1)
             left, walk = left[~found[left]], ~found[left]
-            step, _ = self._shortest(margins[walk], gradients[walk], low - point[left], high - point[left])
+            low, high = task.low - point[left], task.high - point[left]
+            step, _ = self._shortest(margins[walk], gradients[walk], low, high)
             length = length_of(step, self.norm)
             shrink = np.minimum(1.0, cap[left] / np.where(length > 0, length, 1.0))
-            moved = np.clip(point[left] + ((1.0 + self.overshoot) * shrink)[:, None] * step, low, high)
+            moved = np.clip(point[left] + ((1.0 + self.overshoot) * shrink)[:, None] * step, task.low, task.high)
+            moved = np.where(np.isfinite(moved).all(axis=1)[:, None], moved, point[left])  # no step after an overflow
             if (moved == point[left]).all():
                 break
             point[left] = moved
@@ -155,42 +165,68 @@ class DeepFool:
         rows = np.arange(batch)
         return step.reshape(batch, targets, n)[rows, best], reached.reshape(batch, targets)[rows, best]
 
-    def _drawn_back(
-        self, net: Network, x: np.ndarray, point: np.ndarray, rows: np.ndarray, found: np.ndarray
-    ) -> np.ndarray:
+    def _drawn_back(self, task: _Task, point: np.ndarray, found: np.ndarray) -> np.ndarray:
         """The nearest adversarial point that bisection meets between a point and its centre."""
-        near, far = np.zeros(len(x)), np.ones(len(x))
+        near, far = np.zeros(len(point)), np.ones(len(point))
         best = point.copy()
         for _ in range(BISECTIONS if found.any() else 0):
             middle = (near + far) / 2
-            tried = x + middle[:, None] * (point - x)
-            hit = is_adversarial(net, tried, rows) & found
+            tried = task.x + middle[:, None] * (point - task.x)
+            hit = is_adversarial(task.net, tried, task.unsafe) & found
             best[hit] = tried[hit]
             near, far = np.where(hit, near, middle), np.where(hit, middle, far)
         return best
 
-    def _drawn(
-        self, net: Network, x: np.ndarray, point: np.ndarray, rows: np.ndarray, found: np.ndarray,
-        low: np.ndarray, high: np.ndarray,
-    ) -> np.ndarray:  # fmt: skip
+    def _drawn(self, task: _Task, point: np.ndarray, found: np.ndarray) -> np.ndarray:
         """The shortest steps from the centres onto the boundaries seen at the points, where that is nearer and hits."""
         some = np.flatnonzero(found)
         if not len(some):
             return point
-        margins, gradients = margins_and_gradients(net, point[some], rows[some])
-        at_centre = margins + np.einsum("btn,bn->bt", gradients, x[some] - point[some])
-        step, reached = self._shortest(at_centre, gradients, low - x[some], high - x[some])
-        best, least = point.copy(), length_of(point[some] - x[some], self.norm)
+        x, rows, unsafe = task.x[some], task.rows[some], task.unsafe[some]
+        _, margins, gradients = margins_and_gradients(task.net, point[some], rows)
+        at_centre = margins + np.einsum("btn,bn->bt", gradients, x - point[some])
+        step, reached = self._shortest(at_centre, gradients, task.low - x, task.high - x)
+        best, least = point.copy(), length_of(point[some] - x, self.norm)
         for push in (1.0 + 1e-9, 1.0 + 1e-4, 1.0 + 1e-2):
-            tried = np.clip(x[some] + push * step, low, high)
-            length = length_of(tried - x[some], self.norm)
-            hit = reached & (length < least * (1.0 - 1e-9)) & is_adversarial(net, tried, rows[some])
+            tried = np.clip(x + push * step, task.low, task.high)
+            length = length_of(tried - x, self.norm)
+            hit = reached & (length < least * (1.0 - 1e-9)) & is_adversarial(task.net, tried, unsafe)
             best[some[hit]], least[hit] = tried[hit], length[hit]
         return best
 
 
-def margins_and_gradients(net: Network, x: np.ndarray, rows: np.ndarray) -> tuple[Array, Array]:
-    """rows . y and their gradients, all targets of all inputs in one batched pull-back. Floating.
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A batch of centres, each with what its walks go for.
+
+    Attributes:
+        x: Shape (batch, n_inputs).
+        rows: Margins that are linearised, shape (batch, targets, n_outputs).
+        unsafe: Margins of which any must fall to 0, shape (batch, m, n_outputs).
+        low, high: The clip, shape (n_inputs,).
+        ends: On the clock of `time.monotonic`.
+    """
+
+    net: Network
+    x: np.ndarray
+    rows: np.ndarray
+    unsafe: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    ends: float
+
+    def part(self, some: slice) -> _Task:
+        """Some of the centres."""
+        return replace(self, x=self.x[some], rows=self.rows[some], unsafe=self.unsafe[some])
+
+    @property
+    def late(self) -> bool:
+        """Whether no further step may begin."""
+        return time.monotonic() >= self.ends
+
+
+def margins_and_gradients(net: Network, x: np.ndarray, rows: np.ndarray) -> tuple[Array, Array, Array]:
+    """y, rows . y and their gradients, all targets of all inputs in one batched pull-back. Floating.
 
     Args:
         net: The network.
@@ -198,7 +234,7 @@ def margins_and_gradients(net: Network, x: np.ndarray, rows: np.ndarray) -> tupl
         rows: Shape (batch, targets, n_outputs).
 
     Returns:
-        Shapes (batch, targets) and (batch, targets, n_inputs).
+        Shapes (batch, n_outputs), (batch, targets) and (batch, targets, n_inputs).
     """
     targets = rows.shape[1]
     at = Linearization.at(net, x)
@@ -206,7 +242,7 @@ def margins_and_gradients(net: Network, x: np.ndarray, rows: np.ndarray) -> tupl
         net, np.repeat(x, targets, axis=0), at.y, tuple(np.repeat(z, targets, axis=0) for z in at.hidden)
     )
     gradients = wide.pull_back(rows.reshape(-1, rows.shape[-1])).reshape(len(x), targets, -1)
-    return (rows @ at.y[:, :, None])[:, :, 0], gradients
+    return at.y, (rows @ at.y[:, :, None])[:, :, 0], gradients
 
 
 def is_adversarial(net: Network, x: np.ndarray, rows: np.ndarray) -> np.ndarray:

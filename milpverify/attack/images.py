@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from milpverify.attack.deepfool import DeepFool, is_adversarial, length_of
+from milpverify.attack.iterative_fgsm import check_norm
 from milpverify.attack.method import Attack
 from milpverify.attack.steps import Norm
 from milpverify.errors import NetworkError, OptionError, PropertyError, RegionError
+from milpverify.network.arrays import to_host
 from milpverify.network.graph import Network
 from milpverify.spec.property import robustness
 from milpverify.spec.regions import LinfBall
@@ -52,8 +54,8 @@ def attack_images(
 
     Args:
         net: The network, numpy operators.
-        x: Inputs, any shape with n_inputs entries each.
-        labels: One class per input.
+        x: Inputs, any shape with n_inputs entries each; numpy or torch, the results are numpy.
+        labels: One class per input, or one for all.
         attack: `DeepFool`, which needs no eps and is stopped by none, or any attack on a region.
         eps: Radius in units of the input; None only for `DeepFool`, whose clipped points are then its raw ones.
         ball: Of the norm of eps; `DeepFool` has its own.
@@ -63,9 +65,14 @@ def attack_images(
     Raises:
         NetworkError, PropertyError, RegionError, OptionError: If an argument does not fit.
     """
+    check_norm("attack_images", ball)
+    if not isinstance(attack, Attack | DeepFool):
+        raise OptionError(f"attack_images: expected an attack such as DeepFool() or Pgd(), got {attack!r}.")
     x = _points(net, x)
     rows = _margins(net, labels, targets, len(x))
     low, high = (-np.inf, np.inf) if clip is None else clip
+    if not np.less_equal(low, high).all():
+        raise RegionError(f"attack_images: expected a clip (low, high), got ({low}, {high}). Give the range of inputs.")
     if (x < low).any() or (x > high).any():
         raise RegionError(f"attack_images: an input lies outside the clip [{low}, {high}]. Check the units.")
     if isinstance(attack, DeepFool):
@@ -94,7 +101,9 @@ def _attacked(net: Network, x: np.ndarray, rows: np.ndarray, attack: Attack, reg
 
 
 def _points(net: Network, x: Any) -> np.ndarray:
-    values = np.asarray(x, dtype=np.float64)
+    if not all(isinstance(a, np.ndarray) for a in net.arrays):
+        raise OptionError("attack_images: works on numpy operators. Pass the network that net.to_torch() was made of.")
+    values = np.asarray(_on_host(x), dtype=np.float64)
     if not values.size or values.size % net.n_inputs:
         raise NetworkError(
             f"attack_images: the network reads {net.n_inputs} values (shape {net.input_shape}), got an array of shape "
@@ -121,10 +130,18 @@ def _margins(net: Network, labels: Any, targets: Any, batch: int) -> np.ndarray:
 
 
 def _classes(net: Network, values: Any, batch: int, what: str) -> np.ndarray:
-    given = np.asarray(values)
+    given = np.asarray(_on_host(values))
     if given.dtype.kind not in "iu" or given.size not in (1, batch):
-        raise PropertyError(f"attack_images: expected {batch} integer {what}, or one for all; got {given.size}.")
+        raise PropertyError(
+            f"attack_images: expected {batch} integer {what}, or one for all; got {given.size} {given.dtype}."
+        )
     chosen = np.broadcast_to(given.reshape(-1), (batch,)).astype(int)
-    if (chosen < 0).any() or (chosen >= net.n_outputs).any():
-        raise PropertyError(f"attack_images: {what} must lie in 0..{net.n_outputs - 1}, got {int(chosen.max())}.")
+    wrong = chosen[(chosen < 0) | (chosen >= net.n_outputs)]
+    if len(wrong):
+        raise PropertyError(f"attack_images: {what} must lie in 0..{net.n_outputs - 1}, got {wrong[0]}.")
     return chosen
+
+
+def _on_host(values: Any) -> Any:
+    """A torch tensor as numpy, whether or not gradients flow through it; anything else as it is."""
+    return to_host(values.detach()) if hasattr(values, "requires_grad") else values

@@ -11,7 +11,7 @@ from milpverify.attack.method import Attack, AttackResult, Goal, Slack, centre
 from milpverify.attack.objective import MarginToTarget, Objective
 from milpverify.attack.steps import Norm, unit_steepest
 from milpverify.errors import OptionError
-from milpverify.spec.regions import Region
+from milpverify.spec.regions import L1Ball, L2Ball, LinfBall, Region
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,5 @@ def check_norm(who: str, norm: object, *, or_none: bool = False) -> None:
     Raises:
         OptionError: If it is no class of balls.
     """
-    from milpverify.spec.regions import L1Ball, L2Ball, LinfBall
-
     if norm not in (LinfBall, L2Ball, L1Ball) and not (or_none and norm is None):
         raise OptionError(f"{who}: {norm!r} names no norm. Choose LinfBall, L2Ball or L1Ball.")

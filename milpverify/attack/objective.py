@@ -33,13 +33,13 @@ class MarginToTarget(Objective):
 
 @dataclass(frozen=True)
 class TargetAgainstOthers(Objective):
-    """sum over all others j of (y_j - y_target): pushes the target above every class, not above the label alone.
+    """sum over all others j of y_j, less y_target: pushes every other class down, not the label alone.
 
     Raises:
         PropertyError: On rows that name no single target, that is have not exactly one -1 among zeros and one 1.
 
     Source:
-        Kolter & Madry, adversarial robustness tutorial, chapter 3 (targeted attacks).
+        Kolter & Madry, adversarial robustness tutorial, chapter 3 (targeted attacks, the second objective).
     """
 
     def rows(self, C: np.ndarray) -> np.ndarray:
@@ -50,4 +50,4 @@ class TargetAgainstOthers(Objective):
                 "MarginToTarget() for such cases."
             )
         target = C == -1
-        return np.where(target, 1.0 - C.shape[-1], 1.0)
+        return np.where(target, -1.0, 1.0)

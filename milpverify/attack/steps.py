@@ -48,14 +48,21 @@ def onto_half_space(
         norm: That the step is shortest in.
 
     Returns:
-        The steps (batch, n), and whether they get there: where the box is too small, they go as far as it allows.
+        The steps (batch, n), and whether they get there: where the box is too small, they go as far as it allows, and
+        where no float is long enough, nowhere.
     """
     size = np.abs(gradient)
+    top = size.max(axis=1, initial=0.0)
+    scale = np.where(top > 0, top, 1.0)  # squares of what is left neither overflow nor vanish
+    size = size / scale[:, None]
     room = np.where(gradient > 0, -low, np.where(gradient < 0, high, 0.0))
-    goal = np.maximum(value, 0.0)
+    with np.errstate(over="ignore"):
+        goal = np.maximum(value, 0.0) / scale
     move = _filled_l1(size, room, goal) if norm is L1Ball else _level(size, room, goal, norm)
+    possible = np.isfinite(move).all(axis=1)
+    move = np.where(possible[:, None], move, 0.0)
     gained = (size * move).sum(axis=1)
-    return -np.sign(gradient) * move, gained >= goal * (1.0 - 1e-12)
+    return -np.sign(gradient) * move, possible & (gained >= goal * (1.0 - 1e-12))
 
 
 def _level(size: np.ndarray, room: np.ndarray, goal: np.ndarray, norm: Norm) -> np.ndarray:

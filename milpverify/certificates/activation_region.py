@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from milpverify.certificates.radii import inputs, namespaces_agree
+from milpverify.certificates.radii import inputs
 from milpverify.network.arrays import array_namespace, device
 from milpverify.network.graph import Network
 from milpverify.network.operators import Array
@@ -62,7 +62,6 @@ def activation_region(net: Network, x: Any) -> ActivationRegion:
         Singla & Feizi 2019, "Robustness certificates against adversarial examples for ReLU networks", algorithm 1.
     """
     x = inputs("activation_region", net, x)
-    namespaces_agree("activation_region", net, x)
     xp = array_namespace(x)
     hidden, _ = net.activations(x)
     n, batch = net.n_inputs, x.shape[0]

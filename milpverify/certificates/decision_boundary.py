@@ -40,10 +40,9 @@ from milpverify.certificates.radii import (
     check_ball,
     class_labels,
     enclosed,
-    inputs,
     margin_rows,
-    namespaces_agree,
     need_plain_layers,
+    numpy_inputs,
 )
 from milpverify.errors import OptionError
 from milpverify.network.graph import UNIT, Network
@@ -92,8 +91,7 @@ def decision_boundary_certificate(
     need_plain_layers(who, net, 1)
     if not 0 < relative_gap < 1:
         raise OptionError(f"{who}: relative_gap must lie between 0 and 1, got {relative_gap}.")
-    x = inputs(who, net, x)
-    namespaces_agree(who, net, x)
+    x = numpy_inputs(who, net, x)
     labels = class_labels(who, net, labels, len(x))
     rows = margin_rows(labels, net.n_outputs)
     bounds, margin = enclosed(net, x, rows)

@@ -16,9 +16,8 @@ from milpverify.certificates.radii import (
     check_ball,
     class_labels,
     enclosed,
-    inputs,
     margin_rows,
-    namespaces_agree,
+    numpy_inputs,
 )
 from milpverify.errors import BoundsError, OptionError, RegionError
 from milpverify.network.graph import Network
@@ -63,8 +62,7 @@ def dual_radius(
     check_ball(who, ball)
     if not 0 < relative_gap < 1:
         raise OptionError(f"{who}: relative_gap must lie between 0 and 1, got {relative_gap}.")
-    x = inputs(who, net, x)
-    namespaces_agree(who, net, x)
+    x = numpy_inputs(who, net, x)
     labels = class_labels(who, net, labels, len(x))
     _, margin = enclosed(net, x, margin_rows(labels, net.n_outputs))
     correct = (margin > 0).all(axis=1)
@@ -105,11 +103,12 @@ def proven_below(net: Network, x: np.ndarray, label: int, ball: type[Ball], radi
         radius: What floating point claims; at least 0.
 
     Returns:
-        At most `radius`; 0 where nothing near it is proven.
+        At most `radius`; 0 where nothing near it is proven. An infinite radius becomes `LARGEST` at most.
     """
+    radius = min(radius, LARGEST)
     for shrink in SHRINKS:
         eps = radius * (1.0 - shrink)
-        if 0 < eps < np.inf and proves(net, ball(x, eps), label, Crown()):
+        if eps > 0 and proves(net, ball(x, eps), label, Crown()):
             return eps
     return 0.0
 

@@ -26,8 +26,8 @@ from milpverify.certificates.radii import (
     check_ball,
     class_labels,
     enclosed,
-    inputs,
     margin_rows,
+    numpy_inputs,
     numpy_twin,
 )
 from milpverify.errors import OptionError
@@ -49,7 +49,7 @@ def spectral_norm_above(matrix: np.ndarray) -> float:
     largest = float(np.abs(A).max(initial=0.0))
     if largest == 0.0:
         return 0.0
-    scale = 2.0 ** np.ceil(np.log2(largest))
+    scale = 2.0 ** np.floor(np.log2(largest))
     A = A / scale  # a power of two: exact but for underflow, which TINY covers
     n, m = A.shape
     G = A @ A.T
@@ -178,7 +178,7 @@ def lipschitz_certificate(
         Lipschitz bounds of output differences).
     """
     check_ball("lipschitz_certificate", ball)
-    x = inputs("lipschitz_certificate", net, x)
+    x = numpy_inputs("lipschitz_certificate", net, x)
     labels = class_labels("lipschitz_certificate", net, labels, len(x))
     gains = chosen_gains("lipschitz_certificate", net, ball, gains)
     rows = margin_rows(labels, net.n_outputs)
@@ -205,7 +205,7 @@ def chosen_gains(who: str, net: Network, ball: type[Ball], gains: Gains | None) 
 def smallest_ratio(margin: np.ndarray, speed: np.ndarray) -> CertifiedRadii:
     """min over the targets of margin / speed, shapes (batch, targets); lower over upper bounds. Rounded."""
     correct = (margin > 0).all(axis=1)
-    with np.errstate(divide="ignore", over="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         ratio = np.nextafter(margin / speed, 0.0)
     value = np.where(correct, np.where(margin > 0, ratio, 0.0).min(axis=1), 0.0)
     return CertifiedRadii(value, correct, Exactness.ROUNDED)

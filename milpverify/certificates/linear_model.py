@@ -22,8 +22,8 @@ from milpverify.certificates.radii import (
     enclosed,
     inputs,
     margin_rows,
-    namespaces_agree,
     need_plain_layers,
+    numpy_inputs,
 )
 from milpverify.errors import RegionError
 from milpverify.network.arrays import array_namespace
@@ -62,7 +62,6 @@ def worst_linear_margins(net: Network, x: Any, labels: Any, eps: float, *, ball:
     if not 0 <= eps < np.inf:
         raise RegionError(f"{who}: eps must be finite and at least 0, got {eps}. Give a radius in input units.")
     x = inputs(who, net, x)
-    namespaces_agree(who, net, x)
     rows = margin_rows(class_labels(who, net, labels, len(x)), net.n_outputs, x)
     margins = (rows @ net.forward(x)[:, :, None])[:, :, 0]
     return margins - eps * dual_norm(net.output.blocks[0][1].transpose_apply(rows), ball)
@@ -105,8 +104,7 @@ def linear_certificate(net: Network, x: Any, labels: Any, *, ball: type[Ball] = 
     who = "linear_certificate"
     check_ball(who, ball)
     need_plain_layers(who, net, 0)
-    x = inputs(who, net, x)
-    namespaces_agree(who, net, x)
+    x = numpy_inputs(who, net, x)
     rows = margin_rows(class_labels(who, net, labels, len(x)), net.n_outputs)
     _, margin = enclosed(net, x, rows)
     op = net.output.blocks[0][1]

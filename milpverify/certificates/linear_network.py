@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from milpverify.certificates.radii import Ball, check_ball, dual_norm, inputs, namespaces_agree
+from milpverify.certificates.radii import Ball, check_ball, dual_norm, inputs
 from milpverify.errors import RegionError
 from milpverify.network.arrays import array_namespace, device
 from milpverify.network.graph import Network
@@ -80,7 +80,6 @@ class LinearNetwork:
         if not 0 <= eps < np.inf:
             raise RegionError(f"LinearNetwork: eps must be finite and at least 0, got {eps}. Give it in input units.")
         x = inputs("LinearNetwork", net, x)
-        namespaces_agree("LinearNetwork", net, x)
         made = cls(net, x, float(eps), ball)
         xp = array_namespace(x)
         for k, layer in enumerate(net.layers, start=1):
@@ -96,7 +95,7 @@ class LinearNetwork:
         free = self.unstable(k)
         width = xp.where(free, u - l, xp.ones_like(u))
         slope = xp.where(free, u / width, xp.astype(l >= 0, l.dtype))
-        return slope, xp.where(free, -u * l / width, xp.zeros_like(u))
+        return slope, xp.where(free, -slope * l, xp.zeros_like(u))
 
     def unstable(self, k: int) -> Array:
         """Mask of the neurons of layer k with l < 0 < u, shape (batch, n_k)."""

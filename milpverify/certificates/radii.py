@@ -70,18 +70,27 @@ def dual_norm(rows: Array, ball: type[Ball]) -> Array:
         return xp.sum(xp.abs(rows), axis=-1)
     if ball is L1Ball:
         return xp.max(xp.abs(rows), axis=-1)
-    square = xp.sum(rows * rows, axis=-1)
+    size = xp.abs(rows)
+    top = xp.max(size if isinstance(size, np.ndarray) else size.detach(), axis=-1, keepdims=True)
+    scale = xp.where((top > 0) & xp.isfinite(top), top, xp.ones_like(top))  # so that no square overflows or vanishes
+    square = xp.sum((rows / scale) ** 2, axis=-1)
     positive = square > 0
-    return xp.where(positive, xp.sqrt(xp.where(positive, square, xp.ones_like(square))), xp.zeros_like(square))
+    root = xp.sqrt(xp.where(positive, square, xp.ones_like(square)))
+    return scale[..., 0] * xp.where(positive, root, square * 0.0)
 
 
 def inputs(who: str, net: Network, x: Any) -> Array:
-    """One input or a batch of them as a float64 array of shape (batch, n_inputs), in its own namespace.
+    """One input or a batch of them, shape (batch, n_inputs), in its own namespace and of the network's dtype.
 
     Raises:
         NetworkError: If the entries do not fit the network, or one is not finite.
+        OptionError: If network and x are arrays of different libraries.
     """
     values = x if hasattr(x, "requires_grad") else np.asarray(x, dtype=np.float64)
+    namespaces_agree(who, net, values)
+    if not isinstance(values, np.ndarray):
+        xp = array_namespace(values)
+        values = xp.astype(values, next((a.dtype for a in net.arrays), xp.float64), copy=False)
     size = int(np.prod(values.shape))
     if not values.shape or not size or size % max(net.n_inputs, 1):
         raise NetworkError(
@@ -106,8 +115,9 @@ def class_labels(who: str, net: Network, labels: Any, batch: int) -> np.ndarray:
     if net.n_outputs < 2:
         raise PropertyError(f"{who}: a margin needs two outputs, the network has {net.n_outputs}.")
     chosen = np.broadcast_to(given.reshape(-1), (batch,)).astype(int)
-    if (chosen < 0).any() or (chosen >= net.n_outputs).any():
-        raise PropertyError(f"{who}: label {int(chosen.max())} of {net.n_outputs} outputs. Labels count from 0.")
+    wrong = chosen[(chosen < 0) | (chosen >= net.n_outputs)]
+    if len(wrong):
+        raise PropertyError(f"{who}: label {wrong[0]} of {net.n_outputs} outputs. Labels count from 0.")
     return chosen
 
 
@@ -153,21 +163,25 @@ def numpy_twin(net: Network) -> Network:
     return net.map_arrays(lambda a: a if isinstance(a, np.ndarray) else to_host(a.detach()).astype(np.float64))
 
 
+def numpy_inputs(who: str, net: Network, x: Any) -> np.ndarray:
+    """`inputs` of what rounds outward, which numpy alone does.
+
+    Raises:
+        NetworkError, OptionError: As `inputs`; or if network or x are arrays of another library.
+    """
+    if hasattr(x, "requires_grad") or not all(isinstance(a, np.ndarray) for a in net.arrays):
+        raise OptionError(
+            f"{who}: works on numpy arrays only, which it rounds outward. Pass the network that net.to_torch() was "
+            "made of, and x.detach().cpu().numpy()."
+        )
+    return np.asarray(inputs(who, net, x))
+
+
 def namespaces_agree(who: str, net: Network, x: Array) -> None:
     """Refuse a numpy network with torch inputs, and the other way round.
 
     Raises:
         OptionError: With the remedy.
     """
-    found: list[bool] = []
-
-    def look(a: Array) -> Array:
-        if getattr(a, "ndim", 0):
-            found.append(isinstance(a, np.ndarray))
-        return a
-
-    for affine in (*net.layers, net.output):
-        for _, op in affine.blocks:
-            op.map_arrays(look)
-    if any(numpy != isinstance(x, np.ndarray) for numpy in found):
+    if any(isinstance(a, np.ndarray) != isinstance(x, np.ndarray) for a in net.arrays):
         raise OptionError(f"{who}: network and input are arrays of different libraries. Use net.to_torch() with torch.")

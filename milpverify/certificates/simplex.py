@@ -31,7 +31,6 @@ from milpverify.certificates.radii import (
     enclosed,
     inputs,
     margin_rows,
-    namespaces_agree,
 )
 from milpverify.errors import OptionError
 from milpverify.network.arrays import array_namespace, device, to_host
@@ -92,7 +91,6 @@ def simplex_certificate(
     who = "simplex_certificate"
     check_ball(who, ball)
     x = inputs(who, net, x)
-    namespaces_agree(who, net, x)
     if rounded and not isinstance(x, np.ndarray):
         raise OptionError(f"{who}: rounded radii are made on numpy arrays only. Leave `rounded` out for torch.")
     labels = class_labels(who, net, labels, x.shape[0])
@@ -155,7 +153,7 @@ class _Walk:
         size = np.concatenate([np.abs(_host(zhat)) for zhat in self.hidden], axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             low = SURE * size / np.concatenate(gains.rows)
-        low[np.isnan(low)] = np.inf  # a neuron that is constantly zero has no face
+        low = np.where(np.isnan(low), np.where(size == 0, np.inf, 0.0), low)  # constantly zero: no face; or overflow
         order = np.argsort(low, axis=1, kind="stable")
         best, face = np.full(batch, np.inf), np.zeros((batch, 2), dtype=int)
         start, count = 0, FIRST
@@ -231,10 +229,11 @@ class _Walk:
 
 
 def _ratio(size: Array, norm: Array) -> Array:
-    """size / norm; infinite where the norm is 0, without a NaN in its gradient."""
+    """size / norm; infinite where the norm is 0, without a NaN in its gradient; 0 where either overflowed."""
     xp = array_namespace(size)
-    positive = norm > 0
-    return xp.where(positive, size / xp.where(positive, norm, xp.ones_like(norm)), xp.full_like(norm, np.inf))
+    good = (norm > 0) & xp.isfinite(norm) & xp.isfinite(size)
+    rest = xp.where(norm == 0, xp.full_like(norm, np.inf), xp.zeros_like(norm))
+    return xp.where(good, size / xp.where(good, norm, xp.ones_like(norm)), rest)
 
 
 def _host(x: Array) -> np.ndarray:

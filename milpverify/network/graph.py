@@ -185,6 +185,21 @@ class Network:
         """Number of ReLUs."""
         return sum(self.sizes)
 
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """The arrays of its operators, in the order of the layers: what they are, and where."""
+        found: list[Array] = []
+
+        def note(a: Array) -> Array:
+            if getattr(a, "ndim", 0):
+                found.append(a)
+            return a
+
+        for affine in (*self.layers, self.output):
+            for _, op in affine.blocks:
+                op.map_arrays(note)
+        return tuple(found)
+
     def flat(self, x: Any) -> np.ndarray:
         """One input as a flat float64 vector.
 

