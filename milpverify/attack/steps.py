@@ -58,8 +58,10 @@ def onto_half_space(
     room = np.where(gradient > 0, -low, np.where(gradient < 0, high, 0.0))
     with np.errstate(over="ignore"):
         goal = np.maximum(value, 0.0) / scale
+    possible = np.isfinite(goal)
+    goal = np.where(possible, goal, 0.0)
     move = _filled_l1(size, room, goal) if norm is L1Ball else _level(size, room, goal, norm)
-    possible = np.isfinite(move).all(axis=1)
+    possible &= np.isfinite(move).all(axis=1)
     move = np.where(possible[:, None], move, 0.0)
     gained = (size * move).sum(axis=1)
     return -np.sign(gradient) * move, possible & (gained >= goal * (1.0 - 1e-12))

@@ -103,9 +103,10 @@ def proven_below(net: Network, x: np.ndarray, label: int, ball: type[Ball], radi
         radius: What floating point claims; at least 0.
 
     Returns:
-        At most `radius`; 0 where nothing near it is proven. An infinite radius becomes `LARGEST` at most.
+        At most `radius`; 0 where nothing near it is proven. In place of infinity, what bisection proves.
     """
-    radius = min(radius, LARGEST)
+    if np.isinf(radius):
+        return _bisected(net, ball(x, FIRST), label, Crown(), 1e-3)
     for shrink in SHRINKS:
         eps = radius * (1.0 - shrink)
         if eps > 0 and proves(net, ball(x, eps), label, Crown()):
