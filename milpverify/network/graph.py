@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from milpverify.errors import BoundsError, NetworkError
-from milpverify.network.arrays import array_namespace, device
+from milpverify.network.arrays import array_namespace, device, to_host
 from milpverify.network.operators import Array, LinearOperator
 
 UNIT = 2.0**-53  # unit roundoff of float64
@@ -209,7 +209,8 @@ class Network:
         Raises:
             NetworkError: If the number of entries differs, or one is not finite.
         """
-        vector = np.asarray(x, dtype=np.float64).reshape(-1)
+        given = to_host(x.detach()) if hasattr(x, "requires_grad") else x
+        vector = np.asarray(given, dtype=np.float64).reshape(-1)
         if vector.size != self.n_inputs:
             raise NetworkError(
                 f"input: the network reads {self.n_inputs} values (shape {self.input_shape}), got an array of shape "

@@ -32,7 +32,7 @@ def attack_radius(
     """The distance of the nearest adversarial input that an attack finds: an upper bound of `minimum_epsilon`.
 
     `DeepFool` looks for near points by itself; an attack on a region is run on balls whose radius is bisected,
-    each time from its own starts alone.
+    each time from its own starts alone; where the largest finds nothing, smaller ones are tried.
 
     Args:
         net: The network, numpy operators.

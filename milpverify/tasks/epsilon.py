@@ -20,6 +20,7 @@ from milpverify.tasks.radius import Ball, Radius, RadiusState, distance_from_cen
 
 __all__ = ["Radius", "by_attack", "distance_from_centre", "minimum_epsilon", "radius_state"]
 
+HALVINGS = 6  # of the largest ball, where an attack from its own starts alone finds nothing there
 CLOSE = 0.97  # of the distance that a minimum-distance attack found: nearer ones are not worth attacks on balls
 
 
@@ -161,10 +162,12 @@ def by_attack(state: RadiusState, attack: Attack, guess: float = 0.0, *, warm: b
     Args:
         guess: A radius to try first, if positive.
         warm: Whether each attack begins at the best witness too, so that even a single step is taken again and again.
+            If not, and it finds nothing in the largest ball, smaller ones are tried: a step to a far edge steps over
+            what lies on the way.
     """
-    failed = state.lower
+    failed, largest = state.lower, state.reach
     for _ in range(state.method.bisections):
-        high = min(state.upper, state.reach)
+        high = min(state.upper, largest)
         if state.done or high - failed <= 0.005 * high:
             return
         eps = (failed + high) / 2 if state.witness is not None or failed > state.lower else high
@@ -180,4 +183,7 @@ def by_attack(state: RadiusState, attack: Attack, guess: float = 0.0, *, warm: b
             if result.found:
                 state.offer(prop, result.x, case.name)
         if state.upper >= before:
-            failed = eps
+            if state.witness is None and not warm and eps > state.reach / 2**HALVINGS:
+                largest = eps / 2
+            else:
+                failed = eps

@@ -235,3 +235,12 @@ def test_what_does_not_fit_is_refused() -> None:
         IterativeFgsm(steps=0)
     with pytest.raises(OptionError, match="names no norm"):
         IterativeFgsm(norm=Box)  # type: ignore[arg-type]
+
+
+def test_a_step_beyond_what_lies_on_the_way_does_not_hide_it() -> None:
+    # y_0 - y_1 = |x - 0.2| - 0.1 is negative between 0.1 and 0.3 alone: a step to the edge of a wide ball misses it.
+    hidden = affine([(0, Dense(np.array([[1.0], [-1.0]])))], np.array([-0.2, 0.2]))
+    output = affine([(1, Dense(np.array([[1.0, 1.0], [0.0, 0.0]])))], np.array([-0.1, 0.0]))
+    net = Network((1,), (2,), (hidden,), output)
+    found = attack_radius(net, np.zeros(1), 0, Fgsm(), eps_max=1.0)
+    assert 0.1 <= found.upper <= 0.1 * 1.01
