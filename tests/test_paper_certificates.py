@@ -120,7 +120,7 @@ def test_the_objectives_of_targeted_attacks() -> None:
     y = np.array([0.3, -1.0, 2.0, 0.7])
     rows = np.array([[[1.0, 0.0, -1.0, 0.0]]])
     assert (mv.MarginToTarget().rows(rows) @ y).item() == y[0] - y[2]
-    assert (mv.TargetAgainstOthers().rows(rows) @ y).item() == pytest.approx(sum(y[j] - y[2] for j in (0, 1, 3)))
+    assert (mv.TargetAgainstOthers().rows(rows) @ y).item() == pytest.approx(y[0] + y[1] + y[3] - y[2])
 
 
 @compares(OTHERS, "Szegedy et al. 2014; Tsuzuku et al. 2018")
