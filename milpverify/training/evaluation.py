@@ -45,6 +45,8 @@ class Evaluator:
         fgsm, pgd: The attacks.
         bounds: Bound methods by their name in the table, the quickest first.
         exact: Whether the verifier decides what is left.
+        attack_proven: Whether the attacks are tried on images too that a bound proves robust. They can find nothing
+            there, which makes this a check of the bounds, and most of the work where most images are robust.
         verifier: How; `Verifier()` when None.
         image_limit_s: Wall time of the verifier for one image, None for no limit; beyond it the image is open.
 
@@ -60,6 +62,7 @@ class Evaluator:
         ("alpha", AlphaCrown()),
     )
     exact: bool = True
+    attack_proven: bool = False
     verifier: Verifier | None = None
     image_limit_s: float | None = 60.0
 
@@ -165,7 +168,7 @@ class _Evaluation:
             "data": data.fingerprint,
             "eps": eps,
             "norm": repr(norm),
-            "method": repr((method.fgsm, method.pgd, method.bounds, method.verifier)),
+            "method": repr((method.fgsm, method.pgd, method.bounds, method.attack_proven, method.verifier)),
         }
         self.file = VerdictFile(None if checkpoint is None else Path(checkpoint), question, len(data))
         self.file.load()
@@ -179,7 +182,8 @@ class _Evaluation:
             self._rows()
         finally:
             self.file.save(now=True)
-        errors = tuple(self._error(name) for name in self.names)
+        order = ("clean", "fgsm", "pgd", *(name for name, _ in self.method.bounds), "exact")
+        errors = tuple(self._error(name) for name in order if name in self.names)
         cut = any(Verdict.UNASKED in self.file.row(name).letters for name in self.names)
         timed_out = not self.interrupted and self.clock.out and (cut or len(errors) < self._n_rows)
         return RobustEvaluation(
@@ -188,10 +192,10 @@ class _Evaluation:
 
     def _rows(self) -> None:
         self._row("clean", self._clean, TOGETHER)
+        for name, bounds in self.method.bounds:  # before the attacks, which leave alone what is proven
+            self._row(name, partial(self._bounded, bounds=bounds), TOGETHER)
         self._row("fgsm", partial(self._attacked, attack=self.method.fgsm))
         self._row("pgd", partial(self._attacked, attack=self.method.pgd))
-        for name, bounds in self.method.bounds:
-            self._row(name, partial(self._bounded, bounds=bounds), TOGETHER)
         if self.method.exact:
             self._row("exact", self._decided)
 
@@ -251,7 +255,7 @@ class _Evaluation:
         if not self._is(Verdict.ROBUST, "clean", i):
             return [self.file.row("clean").letters[i]]
         prop = self.properties[i]
-        if self.eps > 0:  # else there is no other point
+        if self.eps > 0 and (self.method.attack_proven or not self._proven(i)):  # at 0 there is no other point
             for case, found in zip(prop.cases, attack.attack_all(self.net, prop.cases), strict=True):
                 if found.found and confirm(self.net, case, found.x) is not None:
                     return [Verdict.WRONG]
@@ -273,14 +277,17 @@ class _Evaluation:
             letters[i] = Verdict.ROBUST if value > 0 else Verdict.OPEN
         return [letters[int(i)] for i in part]
 
+    def _proven(self, i: int) -> bool:
+        """Whether one of the bounds has proven the image robust."""
+        return any(self._is(Verdict.ROBUST, name, i) for name, _ in self.method.bounds if name in self.names)
+
     def _decided(self, part: np.ndarray) -> list[str]:
         """What attacks and bounds have settled already, or else the verifier."""
         [i] = part
         settled = [name for name in self.names if name != "exact"]
         if any(self._is(Verdict.WRONG, name, i) for name in settled):
             return [Verdict.WRONG]
-        proofs = [name for name, _ in self.method.bounds] if self.eps > 0 else [*settled]
-        if any(self._is(Verdict.ROBUST, name, i) for name in proofs if name in settled):
+        if self._proven(i) or (self.eps == 0 and any(self._is(Verdict.ROBUST, name, i) for name in settled)):
             return [Verdict.ROBUST]
         if self._over:
             return [self.file.row("exact").letters[i]]

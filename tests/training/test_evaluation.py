@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from torch import nn
 
 import milpverify as mv
 from milpverify.attack.fgsm import Fgsm
+from milpverify.attack.method import AttackResult
+from milpverify.attack.pgd import Pgd
 from milpverify.errors import BoundsError, InputError, OptionError
 from milpverify.proof.evidence import Unknown
 from milpverify.training.ball import Norm
@@ -43,6 +47,35 @@ def test_errors_stand_in_order_image_by_image(norm: Norm) -> None:
         assert (exact.wrong <= (found[name].wrong | found[name].open)).all()
     assert found["clean"].lower == found["clean"].upper
     assert found["pgd"].upper == 1.0
+
+
+@dataclass(frozen=True)
+class Counted(Pgd):
+    """PGD that keeps the centres of the balls it was asked about."""
+
+    asked: list[bytes] = field(default_factory=list, repr=False)
+
+    def attack_all(self, net: mv.Network, cases: Sequence[mv.Case], **options: Any) -> tuple[AttackResult, ...]:
+        self.asked.append(cases[0].region.center.tobytes())
+        return super().attack_all(net, cases, **options)
+
+
+def test_what_a_bound_proves_is_attacked_only_on_request_and_the_table_is_the_same() -> None:
+    trained = Trainer(epochs=4, batch_size=10, learning_rate=0.02).fit(mlp(SHAPE, (10, 8), CLASSES), images(60))
+    net, data = mv.from_torch(trained.model, SHAPE), images(24, 1)
+    few, all_ = Counted(rounds=1), Counted(rounds=1)
+    found = robust_evaluation(net, data, 0.06, method=Evaluator(pgd=few))
+    whole = robust_evaluation(net, data, 0.06, method=Evaluator(pgd=all_, attack_proven=True))
+    assert found.to_dict()["errors"][0]["name"] == "clean"
+    for one, other in zip(found.errors, whole.errors, strict=True):
+        assert one.name == other.name
+        np.testing.assert_array_equal(one.wrong, other.wrong)
+        np.testing.assert_array_equal(one.open, other.open)
+    right = ~found["clean"].wrong
+    proven = np.logical_or.reduce([right & ~found[name].open for name in ("interval", "dual", "alpha")])
+    assert 0 < proven.sum() < right.sum()
+    assert len(all_.asked) == right.sum() and len(few.asked) == (right & ~proven).sum()
+    assert set(few.asked) <= set(all_.asked)
 
 
 def linear(seed: int) -> tuple[mv.Network, np.ndarray, np.ndarray]:
