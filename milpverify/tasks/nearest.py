@@ -45,11 +45,11 @@ def by_tree(state: RadiusState) -> None:
             return
         before = state.upper
         proven = _decided(state, eps, _slice(state))
-        if not proven and state.upper >= before:  # nothing nearer, or nothing learnt
+        if proven:
+            return
+        if state.upper >= before:  # nothing learnt
             if state.witness is not None and not state.done and _n_unstable(state, eps) > FEW:
                 _bisected(state, eps)
-            return
-        if proven:
             return
 
 
