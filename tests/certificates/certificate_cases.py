@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -64,3 +65,15 @@ def points(net: Network, seed: int, count: int = 3) -> tuple[np.ndarray, np.ndar
 def length(delta: np.ndarray, ball: type[Ball]) -> np.ndarray:
     """The ball's norm over the last axis."""
     return np.linalg.norm(delta, {LinfBall: np.inf, L2Ball: 2, L1Ball: 1}[ball], axis=-1)
+
+
+def exact_output(net: Network, x: list[Fraction]) -> list[Fraction]:
+    """The outputs in rational arithmetic: no rounding."""
+    values = [x]
+    for layer in (*net.layers, net.output):
+        total = [Fraction(b) for b in layer.bias.tolist()]
+        for source, op in layer.blocks:
+            for i, row in enumerate(op.dense().tolist()):
+                total[i] += sum(Fraction(w) * v for w, v in zip(row, values[source], strict=True))
+        values.append([max(t, Fraction(0)) for t in total] if layer is not net.output else total)
+    return values[-1]

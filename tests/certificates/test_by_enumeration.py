@@ -12,7 +12,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
-from certificate_cases import NORMS, affine, length
+from certificate_cases import NORMS, affine, exact_output, length
 
 from milpverify.attack.deepfool import DeepFool
 from milpverify.attack.images import attack_images
@@ -78,17 +78,6 @@ def nearest(net: Network, x: np.ndarray, label: int, ball: type[Ball]) -> np.nda
     y = net.forward(points)
     wrong = y[:, label] - np.delete(y, label, axis=1).max(axis=1) <= 1e-11 * (1 + np.abs(y).max(axis=1))
     return points[wrong][length(points[wrong] - x, ball).argmin()] if wrong.any() else None
-
-
-def exact_output(net: Network, x: list[Fraction]) -> list[Fraction]:
-    values = [x]
-    for layer in (*net.layers, net.output):
-        total = [Fraction(b) for b in layer.bias.tolist()]
-        for source, op in layer.blocks:
-            for i, row in enumerate(op.dense().tolist()):
-                total[i] += sum(Fraction(w) * v for w, v in zip(row, values[source], strict=True))
-        values.append([max(t, Fraction(0)) for t in total] if layer is not net.output else total)
-    return values[-1]
 
 
 def refuted(net: Network, x: np.ndarray, label: int, ball: type[Ball], radius: float, point: np.ndarray) -> bool:
