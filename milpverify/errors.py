@@ -65,3 +65,8 @@ class BoundsError(MilpverifyError):
 
 class SolverError(MilpverifyError):
     """A solver refused a model or an option, or returned a status that cannot be trusted."""
+
+
+def first_line(error: BaseException) -> str:
+    """What it says first; the name of its class where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

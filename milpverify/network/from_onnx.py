@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from milpverify.errors import NetworkError, OptionError, UnsupportedError
+from milpverify.errors import NetworkError, OptionError, UnsupportedError, first_line
 from milpverify.network.comparison import compare, sample_count, sample_inputs
 from milpverify.network.expression import Expr
 from milpverify.network.graph import Network
@@ -88,7 +88,7 @@ def compare_with_onnxruntime(net: Network, path: str | os.PathLike[str], *, samp
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes are not public
         raise NetworkError(
-            f"from_onnx: onnxruntime cannot load {path.name} ({_line(error)}). Leave the check out."
+            f"from_onnx: onnxruntime cannot load {path.name} ({first_line(error)}). Leave the check out."
         ) from None
     entry = session.get_inputs()[0]
     dtype = np.float64 if entry.type == "tensor(double)" else np.float32
@@ -99,7 +99,7 @@ def compare_with_onnxruntime(net: Network, path: str | os.PathLike[str], *, samp
             (y,) = session.run(None, {entry.name: x.astype(dtype).reshape(net.input_shape)})
         except Exception as error:
             raise NetworkError(
-                f"from_onnx: onnxruntime cannot run {path.name} ({_line(error)}). Leave the check out."
+                f"from_onnx: onnxruntime cannot run {path.name} ({first_line(error)}). Leave the check out."
             ) from None
         return np.asarray(y)
 
@@ -146,7 +146,7 @@ def _outputs(node: OnnxNode, values: dict[str, Value], opset: int, lowering: Low
             raise
         raise type(error)(f"from_onnx: {site.place}: {error}") from None
     except (ValueError, IndexError, TypeError) as error:
-        raise NetworkError(f"from_onnx: {site.place} does not fit its inputs ({_line(error)}). "
+        raise NetworkError(f"from_onnx: {site.place} does not fit its inputs ({first_line(error)}). "
                            "Check the file with onnx.checker.") from None  # fmt: skip
     site.finish()
     return computed if isinstance(computed, list) else [computed]
@@ -165,7 +165,3 @@ def _as_executed(site: Site) -> bool:
     if not isinstance(a, Expr) or isinstance(b, Expr):
         return False
     return not b.any() or (op == "Add" and not a.bias_terms)  # a second bias could be merged with the first
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

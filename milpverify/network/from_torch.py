@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from milpverify.errors import NetworkError, OptionError, UnsupportedError
+from milpverify.errors import NetworkError, OptionError, UnsupportedError, first_line
 from milpverify.network.comparison import compare, sample_count, sample_inputs
 from milpverify.network.expression import Expr
 from milpverify.network.graph import Network
@@ -89,7 +89,7 @@ def _read(model: Any, example: Any) -> Network:
                 exported = exported.run_decompositions(_decompositions())
         except Exception as error:  # torch raises a different class for every way a module can refuse its input
             raise NetworkError(
-                f"from_torch: torch.export cannot trace the model on shape {tuple(example.shape)} ({_line(error)}). "
+                f"from_torch: torch.export cannot trace the model on shape {tuple(example.shape)} ({first_line(error)}). "
                 "Check input_shape; avoid control flow that depends on values."
             ) from None
         return _lowered(exported, tuple(example.shape), example.dtype)
@@ -213,7 +213,7 @@ def _handled(handler: Callable[[Call], Any], call: Call) -> Any:
             raise
         raise type(error)(f"from_torch: {call.place}: {error}") from None
     except (ValueError, IndexError, TypeError) as error:
-        raise UnsupportedError(f"from_torch: {call.place} does not fit its inputs ({_line(error)}). "
+        raise UnsupportedError(f"from_torch: {call.place} does not fit its inputs ({first_line(error)}). "
                                "Write it with simpler operators.") from None  # fmt: skip
     call.finish()
     return result
@@ -294,7 +294,3 @@ def _check(model: Any, net: Network, example: Any, samples: int) -> None:
         return np.asarray(y.cpu().numpy())
 
     compare(net, sample_inputs(net, samples, 0), run, "from_torch", "the module")
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from milpverify.errors import NetworkError, UnsupportedError
+from milpverify.errors import NetworkError, UnsupportedError, first_line
 from milpverify.network.onnx_messages import STORED, messages, numbers
 
 OLDEST_OPSET = 7  # before it, broadcasting and the inference flags of Dropout and BatchNormalization differ
@@ -132,7 +132,7 @@ def decode_tensor(tensor: Any, owner: str = "") -> np.ndarray:
     try:
         array = numbers(tensor)
     except (ValueError, OverflowError) as error:
-        raise NetworkError(f"from_onnx: {name} is damaged ({_line(error)}). Export the model again.") from None
+        raise NetworkError(f"from_onnx: {name} is damaged ({first_line(error)}). Export the model again.") from None
     return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
@@ -157,7 +157,7 @@ def _parse(path: Path) -> Any:
         try:
             load_external_data_for_model(model, str(path.parent))
         except Exception as error:  # the helper raises a different class for every way a side file can be wrong
-            raise NetworkError(f"from_onnx: the external weights of {path.name} cannot be read ({_line(error)}). "
+            raise NetworkError(f"from_onnx: the external weights of {path.name} cannot be read ({first_line(error)}). "
                                "Put their file beside the model.") from None  # fmt: skip
     return model
 
@@ -215,8 +215,3 @@ def _attribute(attribute: Any, op: str, name: str) -> Any:
         )
     value = getattr(attribute, fields[kind])
     return value if kind in (types.INT, types.FLOAT) else tuple(value)
-
-
-def _line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milpverify.errors import CheckpointError
-from milpverify.training.extras import first_line
+from milpverify.errors import CheckpointError, first_line
 from milpverify.whole_files import written_whole
 
 if TYPE_CHECKING:

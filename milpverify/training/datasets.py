@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from milpverify.errors import InputError, OptionError
-from milpverify.training.extras import first_line
+from milpverify.errors import InputError, OptionError, first_line
 
 IDX_BYTES = 0x08  # the idx type code of unsigned bytes, which MNIST and Fashion-MNIST use
 FILES = {

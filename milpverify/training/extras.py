@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from milpverify.errors import OptionError
+from milpverify.errors import OptionError, first_line
 
 
 def need_torch(who: str) -> None:
@@ -34,8 +34,3 @@ def enough_memory(who: str, remedy: str) -> Iterator[None]:
         if not any(words in str(error) for words in ("allocate memory", "out of memory")):
             raise
         raise OptionError(f"{who}: out of memory ({first_line(error)}). {remedy}") from None
-
-
-def first_line(error: BaseException) -> str:
-    """What it says first; the name of its class where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

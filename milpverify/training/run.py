@@ -9,11 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milpverify.errors import CheckpointError, OptionError
+from milpverify.errors import CheckpointError, OptionError, first_line
 from milpverify.tasks.progress import OnProgress, Progress
 from milpverify.training.checkpoint import TrainingFile, described_run
 from milpverify.training.datasets import ImageSet
-from milpverify.training.extras import first_line
 from milpverify.training.losses import Batch, LossValue
 from milpverify.training.records import EpochRecord, TrainedModel
 from milpverify.training.twin import Twin

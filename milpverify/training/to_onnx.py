@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milpverify.errors import NetworkError, OptionError, UnsupportedError
+from milpverify.errors import NetworkError, OptionError, UnsupportedError, first_line
 from milpverify.network.from_onnx import from_onnx
 from milpverify.network.from_torch import from_torch
 from milpverify.network.graph import Network
-from milpverify.training.extras import first_line
 from milpverify.whole_files import written_whole
 
 if TYPE_CHECKING:

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from milpverify.errors import NetworkError, UnsupportedError
+from milpverify.errors import NetworkError, UnsupportedError, first_line
 from milpverify.network.from_torch import from_torch
 from milpverify.network.graph import Affine, Network
 from milpverify.network.operators import LinearOperator
-from milpverify.training.extras import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
