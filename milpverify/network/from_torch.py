@@ -89,8 +89,8 @@ def _read(model: Any, example: Any) -> Network:
                 exported = exported.run_decompositions(_decompositions())
         except Exception as error:  # torch raises a different class for every way a module can refuse its input
             raise NetworkError(
-                f"from_torch: torch.export cannot trace the model on shape {tuple(example.shape)} ({first_line(error)}). "
-                "Check input_shape; avoid control flow that depends on values."
+                f"from_torch: torch.export cannot trace the model on shape {tuple(example.shape)} "
+                f"({first_line(error)}). Check input_shape; avoid control flow that depends on values."
             ) from None
         return _lowered(exported, tuple(example.shape), example.dtype)
 

@@ -50,5 +50,5 @@ def plot_errors(table: RobustEvaluation, theme: Theme = LIGHT) -> Figure:
         loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False, labelcolor=theme.ink
     )
     legend.set_zorder(1)
-    theme.caption(figure, f"{table.title[0].upper()}{table.title[1:]}.")
+    theme.caption(figure, table.sentence)
     return figure

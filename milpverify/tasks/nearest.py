@@ -44,11 +44,11 @@ def by_tree(state: RadiusState) -> None:
         if state.done or not 0 < eps or (state.lower > 0 and eps > FAR * state.lower):
             return
         before = state.upper
-        proven = _decided(state, eps, _slice(state))
+        proven, n_unstable = _decided(state, eps, _slice(state))
         if proven:
             return
         if state.upper >= before:  # nothing learnt
-            if state.witness is not None and not state.done and _n_unstable(state, eps) > FEW:
+            if state.witness is not None and not state.done and n_unstable > FEW:
                 _bisected(state, eps)
             return
 
@@ -74,7 +74,8 @@ def _bisected(state: RadiusState, failed: float = math.inf) -> None:
             if failed - lower <= NEAR * failed:
                 eps, limit_s, final = last, state.clock.left, True
         before = state.upper
-        if not _decided(state, eps, limit_s) and state.upper >= before:
+        proven, _ = _decided(state, eps, limit_s)
+        if not proven and state.upper >= before:
             if final:
                 return
             failed = min(failed, eps)
@@ -85,19 +86,16 @@ def _slice(state: RadiusState) -> float:
     return min(TREE_S, TREE_SHARE * state.clock.left)
 
 
-def _n_unstable(state: RadiusState, eps: float) -> int:
-    return prepare(state.net, state.property_at(eps).cases[:1], state.method.bounds).n_unstable
-
-
-def _decided(state: RadiusState, eps: float, limit_s: float) -> bool:
-    """Whether the tree proves that no unsafe point lies within eps; what it meets is offered.
+def _decided(state: RadiusState, eps: float, limit_s: float) -> tuple[bool, int]:
+    """Whether the tree proves that no unsafe point lies within eps, and of how many unstable neurons; what it meets is
+    offered.
 
     Cases that were proved for as much before are not asked about again.
     """
     assert state.method.tree is not None
     open_ = state.open_at(eps)
     if not open_:
-        return False
+        return False, 0
     prop = state.property_at(eps, open_)
     prepared = prepare(state.net, prop.cases, state.method.bounds)
     state.tell("tree", prepared.n_unstable)
@@ -113,7 +111,7 @@ def _decided(state: RadiusState, eps: float, limit_s: float) -> bool:
     for i, case in zip(open_, answer.cases, strict=True):
         if case.holds:
             state.close(i, eps, Grade.SOLVER_TRUSTED if case.solver_trusted else prepared.grade)
-    return not state.open_at(eps)
+    return not state.open_at(eps), prepared.n_unstable
 
 
 def _polish(state: RadiusState) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from milpverify.errors import BoundsError, OptionError
+from milpverify.tasks.rungs import aligned
 from milpverify.training.ball import Norm
 from milpverify.whole_files import written_whole
 
@@ -113,6 +114,11 @@ class RobustEvaluation:
         late = f" ({self.cut_short})" if self.cut_short else ""
         return f"errors on {images} of {self.data}, {self.norm.name} eps {self.eps:g}{late}"
 
+    @property
+    def sentence(self) -> str:
+        """The title as a sentence."""
+        return f"{self.title[0].upper()}{self.title[1:]}."
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
@@ -136,14 +142,11 @@ class RobustEvaluation:
         return cells
 
     def __str__(self) -> str:
-        table = [HEADINGS, *self.rows()]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table]
-        return "\n".join([self.title, *lines, *self.remarks])
+        return "\n".join([self.title, *aligned(HEADINGS, tuple(self.rows())), *self.remarks])
 
     def to_markdown(self) -> str:
         """The table for a page: shares in percent."""
-        lines = [f"{self.title[0].upper()}{self.title[1:]}.", "", f"| {' | '.join(HEADINGS)} |", "|---|---:|---:|---:|"]
+        lines = [self.sentence, "", f"| {' | '.join(HEADINGS)} |", "|---|---:|---:|---:|"]
         lines += [f"| {' | '.join(row)} |" for row in self.rows()]
         if self.remarks:
             lines += ["", *self.remarks]

@@ -30,7 +30,7 @@ from milpverify.tasks.progress import Clock, OnProgress, Progress
 from milpverify.tasks.verify import Verifier, verify
 from milpverify.training.ball import Norm
 from milpverify.training.datasets import ImageSet, check_image_set
-from milpverify.training.error_table import RobustError, RobustEvaluation
+from milpverify.training.error_table import ATTACKS, RobustError, RobustEvaluation
 from milpverify.training.verdict_file import Verdict, VerdictFile
 
 BALLS: dict[float, type[LinfBall] | type[L2Ball] | type[L1Ball]] = {np.inf: LinfBall, 2.0: L2Ball, 1.0: L1Ball}
@@ -71,9 +71,13 @@ class Evaluator:
             raise OptionError(
                 f"Evaluator: image_limit_s must be positive, got {self.image_limit_s}. Leave it None for no limit."
             )
-        names = ["clean", "fgsm", "pgd", *(name for name, _ in self.bounds), "exact"]
-        if len(set(names)) < len(names):
-            raise OptionError(f"Evaluator: two rows have one name, {names}. Rename a bound method.")
+        if len(set(self.names)) < len(self.names):
+            raise OptionError(f"Evaluator: two rows have one name, {[*self.names]}. Rename a bound method.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the rows, in the order of the table; `exact` is its last."""
+        return ("clean", *ATTACKS, *(name for name, _ in self.bounds), "exact")
 
 
 def robust_evaluation(
@@ -161,7 +165,7 @@ class _Evaluation:
             robustness(net, ball(point, eps, clip=norm.clip), int(label))
             for point, label in zip(self.x, data.labels, strict=True)
         ]
-        # The same for every image of one label: the margins label - others.
+        # Per image, label - others.
         self.margins = np.stack([np.concatenate([c.unsafe.C for c in p.cases]) for p in self.properties])
         question = {
             "network": net.fingerprint,
@@ -182,10 +186,13 @@ class _Evaluation:
             self._rows()
         finally:
             self.file.save(now=True)
-        order = ("clean", "fgsm", "pgd", *(name for name, _ in self.method.bounds), "exact")
-        errors = tuple(self._error(name) for name in order if name in self.names)
+        errors = tuple(self._error(name) for name in self.method.names if name in self.names)
         cut = any(Verdict.UNASKED in self.file.row(name).letters for name in self.names)
-        timed_out = not self.interrupted and self.clock.out and (cut or len(errors) < self._n_rows)
+        timed_out = (
+            not self.interrupted
+            and self.clock.out
+            and (cut or len(errors) < len(self.method.names) - (not self.method.exact))
+        )
         return RobustEvaluation(
             self.data.name, len(self.data), self.eps, self.norm, errors, self.interrupted, timed_out, self._remarks()
         )
@@ -198,10 +205,6 @@ class _Evaluation:
         self._row("pgd", partial(self._attacked, attack=self.method.pgd))
         if self.method.exact:
             self._row("exact", self._decided)
-
-    @property
-    def _n_rows(self) -> int:
-        return 3 + len(self.method.bounds) + self.method.exact
 
     def _row(self, name: str, judge: Callable[[np.ndarray], list[str]], together: int = 1) -> None:
         """One row, some images at a time, from where an earlier call has left it."""

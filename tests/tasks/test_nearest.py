@@ -47,7 +47,6 @@ def test_brackets_hold_the_radius_whichever_slices_fail(ball: type, seed: int, t
     tree = TiresEasily(attack=None, tired=(True, *tired))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nearest, "FEW", -1)  # as if there were too many unstable neurons for programs
-        patch.setattr(nearest, "by_programs", lambda state: None)
         patch.setattr("milpverify.tasks.epsilon.by_programs", lambda state: None)
         method = mv.Radius(tree=tree, relative_gap=1e-3, bisections=2)
         found = mv.minimum_epsilon(net, x, label, ball=ball, clip=(0, 1), method=method)
