@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from milpverify.commands.image_options import image_sets, norm_of
 from milpverify.commands.options import (
     NORM_NAMES,
     Commands,
@@ -23,7 +24,7 @@ from milpverify.errors import OptionError
 
 if TYPE_CHECKING:
     from milpverify.network.graph import Network
-    from milpverify.report.screen import Column, Screen
+    from milpverify.report.screen import Screen
     from milpverify.training.datasets import ImageSet
     from milpverify.training.error_table import RobustEvaluation
 
@@ -115,37 +116,28 @@ def run_evaluate(args: argparse.Namespace) -> int:
     return status
 
 
-def error_table(table: RobustEvaluation) -> tuple[str, tuple[Column, ...], list[tuple[str, ...]]]:
-    """The table of errors: title, columns, rows."""
-    from milpverify.report.screen import Column
-    from milpverify.training.error_table import HEADINGS
-
-    return table.title, tuple(Column(name, i > 0) for i, name in enumerate(HEADINGS)), list(table.rows())
-
-
 def show_errors(screen: Screen, table: RobustEvaluation) -> None:
     """The table, and what a reader should know about it."""
-    from milpverify.report.screen import Tone
+    from milpverify.report.screen import Column, Tone
+    from milpverify.training.error_table import HEADINGS
 
-    screen.table(*error_table(table))
+    columns = tuple(Column(name, i > 0) for i, name in enumerate(HEADINGS))
+    screen.table(table.title, columns, list(table.rows()))
     for remark in table.remarks:
         screen.say(remark, Tone.QUIET)
 
 
 def _judged(args: argparse.Namespace, net: Network, data: ImageSet, listener: Any) -> RobustEvaluation:
     from milpverify.commands.verify import verifier
-    from milpverify.training.ball import Norm
     from milpverify.training.evaluation import Evaluator, robust_evaluation
 
-    low, high = args.clip
-    norm = Norm({"linf": float("inf"), "l2": 2.0, "l1": 1.0}[args.norm], (low, high))
     method = Evaluator(exact=not args.no_exact, verifier=verifier(args), image_limit_s=args.image_timeout)
     left = None if args.timeout is None else max(args.timeout - (time.monotonic() - args.began), 1e-3)
     return robust_evaluation(
         net,
         data,
         args.eps,
-        norm=norm,
+        norm=norm_of(args),
         method=method,
         time_limit_s=left,
         on_progress=listener,
@@ -159,17 +151,11 @@ def _images(args: argparse.Namespace) -> ImageSet:
     Raises:
         InputError: If they cannot be read.
     """
-    from milpverify.training.datasets import read_digits, read_idx_folder, read_npz
+    from milpverify.training.datasets import read_npz
 
-    kind, _, folder = args.data.partition(":")
     if args.data.endswith(".npz"):
         return read_npz(args.data).first(args.images)
-    if args.data == "digits":
-        train, test = read_digits(args.split)
-    elif kind == "idx" and folder:
-        train, test = read_idx_folder(folder)
-    else:
-        raise OptionError(f"--data: expected digits, idx:FOLDER or FILE.npz, got '{args.data}'. Name one of them.")
+    train, test = image_sets(args.data, args.split, "digits, idx:FOLDER or FILE.npz")
     return (train if args.part == "train" else test).first(args.images)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milpverify.commands.evaluate import show_errors
+from milpverify.commands.image_options import norm_of
 from milpverify.commands.options import (
     NORM_NAMES,
     Commands,
@@ -187,13 +188,12 @@ def _place(args: argparse.Namespace) -> Path:
 def _judged(args: argparse.Namespace, net: Network, test: ImageSet, screen: Screen) -> RobustEvaluation:
     """The errors on the first test images."""
     from milpverify.commands.session import watched
-    from milpverify.commands.train_choices import norm
     from milpverify.training.evaluation import Evaluator, robust_evaluation
 
     method = Evaluator(image_limit_s=args.image_timeout)
     with watched(screen, "judge") as listener:
         return robust_evaluation(
-            net, test.first(args.evaluate), args.eps or 0.0, norm=norm(args), method=method, on_progress=listener
+            net, test.first(args.evaluate), args.eps or 0.0, norm=norm_of(args), method=method, on_progress=listener
         )
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from milpverify.commands.image_options import image_sets, norm_of
 from milpverify.errors import OptionError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from milpverify.training.ball import Norm
     from milpverify.training.datasets import ImageSet
     from milpverify.training.losses import Loss, Penalty
     from milpverify.training.projection import RandomProjections
@@ -30,15 +29,7 @@ def data(args: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
     Raises:
         InputError: If they cannot be read.
     """
-    from milpverify.training.datasets import read_digits, read_idx_folder
-
-    kind, _, folder = args.data.partition(":")
-    if args.data == "digits":
-        train, test = read_digits(args.seed)
-    elif kind == "idx" and folder:
-        train, test = read_idx_folder(Path(folder))
-    else:
-        raise OptionError(f"--data: expected digits or idx:FOLDER, got '{args.data}'. Name one of them.")
+    train, test = image_sets(args.data, args.seed, "digits or idx:FOLDER")
     return train.first(args.images), test
 
 
@@ -98,14 +89,6 @@ def _from_file(path: Path, name: str, wanted: tuple[tuple[int, ...], int], seed:
     return made
 
 
-def norm(args: argparse.Namespace) -> Norm:
-    """The norm of the balls, with the clip."""
-    from milpverify.training.ball import Norm
-
-    low, high = args.clip
-    return Norm({"linf": math.inf, "l2": 2.0, "l1": 1.0}[args.norm], (low, high))
-
-
 def loss(args: argparse.Namespace) -> Loss:
     """What is minimised.
 
@@ -163,7 +146,7 @@ def trainer(args: argparse.Namespace) -> Trainer:
     return Trainer(
         loss(args),
         EpsSchedule(eps, 0.0 if growing else eps, args.wait, args.ramp),
-        norm(args),
+        norm_of(args),
         epochs=args.epochs,
         batch_size=args.batch,
         learning_rate=args.learning_rate,

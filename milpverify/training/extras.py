@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from milpverify.errors import OptionError, first_line
+from milpverify.errors import NetworkError, OptionError, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def need_torch(who: str) -> None:
@@ -34,3 +39,34 @@ def enough_memory(who: str, remedy: str) -> Iterator[None]:
         if not any(words in str(error) for words in ("allocate memory", "out of memory")):
             raise
         raise OptionError(f"{who}: out of memory ({first_line(error)}). {remedy}") from None
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode, and afterwards in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def output_on_zeros(who: str, model: nn.Module, input_shape: tuple[int, ...], remedy: str) -> Tensor:
+    """What the module gives for one input of zeros, in the precision and on the device of its first parameter.
+
+    Raises:
+        NetworkError: If it does not run on an input of that shape.
+    """
+    import torch
+
+    like = next(model.parameters(), torch.zeros(1))
+    try:
+        with evaluating(model), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about speed
+            found: Tensor = model(torch.zeros((1, *input_shape), dtype=like.dtype, device=like.device))
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise NetworkError(
+            f"{who}: the module does not run on an input of shape {(1, *input_shape)} ({first_line(error)}). {remedy}"
+        ) from None
+    return found

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milpverify.errors import NetworkError, OptionError, UnsupportedError, first_line
+from milpverify.errors import NetworkError, OptionError, UnsupportedError
 from milpverify.network.from_onnx import from_onnx
 from milpverify.network.from_torch import from_torch
 from milpverify.network.graph import Network
+from milpverify.training.extras import evaluating, output_on_zeros
 from milpverify.whole_files import written_whole
 
 if TYPE_CHECKING:
@@ -43,11 +44,8 @@ def save_onnx(model: nn.Module, input_shape: Sequence[int], path: Path | str, no
         with written_whole(target, ".onnx") as temporary:
             onnx.save(proto, temporary)
             net = from_onnx(temporary)
-            was_training = model.training
-            try:
-                expected = from_torch(model.eval(), input_shape)
-            finally:
-                model.train(was_training)
+            with evaluating(model):
+                expected = from_torch(model, input_shape)
             if net.fingerprint != expected.fingerprint:
                 raise NetworkError(
                     f"save_onnx: {target.name} would not read as the module that was given: a bug of ours."
@@ -78,7 +76,8 @@ def _proto(model: nn.Module, input_shape: tuple[int, ...], note: str) -> Any:
     graph = _Graph("input")
     for name, layer in _flat(model):
         _writer(name, layer)(graph, layer)
-    outputs = _output_shape(model, input_shape)
+    remedy = "Give the shape of one input, without the batch axis."
+    outputs = list(output_on_zeros("save_onnx", model, input_shape, remedy).shape)
     graph.nodes.append(helper.make_node("Identity", [graph.last], ["output"], name="output"))
     body = helper.make_graph(
         graph.nodes,
@@ -93,29 +92,6 @@ def _proto(model: nn.Module, input_shape: tuple[int, ...], note: str) -> Any:
     )
     onnx.checker.check_model(proto, full_check=True)
     return proto
-
-
-def _output_shape(model: nn.Module, input_shape: tuple[int, ...]) -> list[int]:
-    """Shape of the outputs for a batch of one.
-
-    Raises:
-        NetworkError: If the module does not run on such an input.
-    """
-    import torch
-
-    parameter = next(model.parameters(), None)
-    example = torch.zeros((1, *input_shape), device=None if parameter is None else parameter.device)
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            return list(model.eval()(example).shape)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise NetworkError(
-            f"save_onnx: the module does not run on an input of shape {(1, *input_shape)} ({first_line(error)}). "
-            "Give the shape of one input, without the batch axis."
-        ) from None
-    finally:
-        model.train(was_training)
 
 
 class _Graph:

@@ -10,7 +10,6 @@ can be trained: dense layers, convolutions, skip connections, pools that select.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from milpverify.errors import NetworkError, UnsupportedError, first_line
 from milpverify.network.from_torch import from_torch
 from milpverify.network.graph import Affine, Network
 from milpverify.network.operators import LinearOperator
+from milpverify.training.extras import evaluating, output_on_zeros
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -98,10 +98,8 @@ class Twin:
         source = _Parameters(tuple(self._model.parameters()))
         draw = torch.Generator().manual_seed(0)
         x = torch.rand((4, *self.input_shape), generator=draw).to(source.like)
-        was_training = self._model.training
-        self._model.eval()
         try:
-            with torch.no_grad():
+            with evaluating(self._model), torch.no_grad():
                 found = forward(self.layers(), x.reshape(4, -1))
                 expected = self._model(x).reshape(4, -1)
         except (RuntimeError, ValueError, IndexError) as error:
@@ -109,8 +107,6 @@ class Twin:
                 f"Twin: the module does not run on a batch of 4 inputs of shape {self.input_shape} "
                 f"({first_line(error)}). Write its forward for any number of inputs."
             ) from None
-        finally:
-            self._model.train(was_training)
         size = 1.0 + float(expected.abs().max())
         if expected.shape != found.shape or not float((expected - found).abs().max()) <= TOLERANCE * size:
             raise NetworkError(
@@ -216,19 +212,7 @@ def _check_runs(model: nn.Module, input_shape: tuple[int, ...]) -> None:
     like = next(model.parameters(), torch.zeros(1))
     if like.dtype not in (torch.float32, torch.float64):
         raise NetworkError(f"Twin: the module's weights are {like.dtype}, expected float32 or float64. Convert it.")
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch, about speed
-            model(torch.zeros((1, *input_shape), dtype=like.dtype, device=like.device))
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise NetworkError(
-            f"Twin: the module does not run on an input of shape {(1, *input_shape)} ({first_line(error)}). "
-            "Build it for images of that shape."
-        ) from None
-    finally:
-        model.train(was_training)
+    output_on_zeros("Twin", model, input_shape, "Build it for images of that shape.")
 
 
 def _numbered(model: nn.Module, input_shape: tuple[int, ...]) -> Network:
